@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from throughtime.nn.encoders import Embedding, Numeric
+from throughtime.nn.encoders import Embedding, Numeric, Projection
 from throughtime.nn.recurrent import Recurrent
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Bernoulli, Categorical, Output
@@ -34,10 +34,13 @@ def layer(cell, *, layers=1, **options):
     return recurrent
 
 
-def network(output: Output, cell="gru", *, vocabulary_size=None, tie=False, layers=1, dtype=torch.float64):
+def network(output: Output, cell="gru", *, vocabulary_size=None, embed=None, tie=False, layers=1, dtype=torch.float64):
     torch.manual_seed(0)
-    encoder = Embedding(vocabulary_size, HIDDEN) if vocabulary_size else Numeric(INPUT)
-    recurrent = Recurrent(cell, HIDDEN if vocabulary_size else INPUT, HIDDEN, num_layers=layers)
+    if vocabulary_size:
+        encoder = Embedding(vocabulary_size, embed or HIDDEN)
+    else:
+        encoder = Projection(INPUT, embed) if embed else Numeric(INPUT)
+    recurrent = Recurrent(cell, encoder.features, HIDDEN, num_layers=layers)
     return SequenceModel(encoder, recurrent, output, tie=tie).to(dtype)
 
 

@@ -26,7 +26,7 @@ from throughtime.errors import UserError
 from throughtime.exchange.c.functions import functions
 from throughtime.exchange.c.weights import dequantized
 from throughtime.exchange.c.writing import CFile, to_c
-from throughtime.nn.encoders import Embedding, Numeric
+from throughtime.nn.encoders import Embedding, Numeric, Projection
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
 from throughtime.nn.sequence_model import SequenceModel
@@ -79,8 +79,7 @@ def inputs_of(module: nn.Module) -> list[Any]:
     generator = np.random.default_rng(0)
     if isinstance(module, SequenceModel) and isinstance(module.encoder, Embedding):
         return list(generator.integers(module.encoder.num_embeddings, size=STEPS))
-    width = module.encoder.features if isinstance(module, SequenceModel) else module.input_size
-    return list(generator.standard_normal((STEPS, width)).astype(np.float32))
+    return list(generator.standard_normal((STEPS, module.input_size)).astype(np.float32))
 
 
 def assert_like_the_stream(module: nn.Module, file: CFile, compiled: Compiled, like: nn.Module | None = None) -> None:
@@ -113,6 +112,8 @@ def stacks() -> dict[str, nn.Module]:
         "untied": LanguageModel(11, Recurrent("gru", 6, 5, num_layers=2)),
         "bernoulli": model(Numeric(4), Bernoulli(4)),
         "point": model(Numeric(4), Point(2, "mae")),
+        "skip": model(Numeric(4), Point(2, "mae"), skip=True),
+        "embedded": model(Projection(4, 5), Point(2, "mae"), skip=True),
         "quantiles": model(Numeric(4), Quantiles(2, (0.1, 0.5, 0.9))),
         "normal": model(Numeric(4), Normal(3)),
         "student_t": model(Embedding(5, 4), StudentT(3)),

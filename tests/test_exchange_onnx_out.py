@@ -27,9 +27,12 @@ from throughtime.errors import UserError
 from throughtime.exchange.onnx.graph import IR_VERSION, OPSET, Graph
 from throughtime.exchange.onnx.scan import EMIT, add_program
 from throughtime.language import ACTIVATIONS, affine, layer_norm, linear, sigmoid, tanh
+from throughtime.nn.encoders import Projection
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import Point
 from throughtime.program.operations import OPERATIONS
 
 INPUT, HIDDEN, STEPS, ROWS = 3, 4, 6, 2
@@ -201,6 +204,17 @@ def test_a_language_model_matches_onnx_runtime(name: str, tie: bool) -> None:
     takes = {v.name: t.numpy() for v, t in zip(model.graph.input, [tokens, *states], strict=True)}
     assert takes.keys() == {"token_ids", *(f"initial_{s.name}" for s in module.recurrent.programs[0].states)}
     assert_alike(by_onnx_runtime(model, takes), ours(module, tokens, states))
+
+
+def test_embedded_numbers_match_onnx_runtime() -> None:
+    recurrent = Recurrent("gru", INPUT + 1, HIDDEN, 2)
+    module = randomized(SequenceModel(Projection(INPUT, INPUT + 1), recurrent, Point(2, "mae"), skip=True))
+    states = initial_states(recurrent.layers())
+    x = torch.randn(STEPS, ROWS, INPUT, generator=torch.Generator().manual_seed(3))
+    model = checked(module)
+    takes = {v.name: t.numpy() for v, t in zip(model.graph.input, [x, *states], strict=True)}
+    assert_alike(by_onnx_runtime(model, takes), ours(module, x, states))
+    assert operators(model) == ["GRU", "GRU"]
 
 
 @pytest.mark.parametrize("name", ["gru", "slstm"])

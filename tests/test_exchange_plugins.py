@@ -13,7 +13,7 @@ from throughtime import Recurrent
 from throughtime.codecs import Codecs
 from throughtime.data.knobs import DeviceInput
 from throughtime.errors import ModelError, UserError
-from throughtime.nn.encoders import Numeric
+from throughtime.nn.encoders import Numeric, Projection
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Categorical, Signal
 from throughtime.task_description import TaskDescription
@@ -26,10 +26,11 @@ FORMATS = {
 }
 
 
-def network(cell="lstm", layers=1, skip=False, inputs=1, output=None, **options):
+def network(cell="lstm", layers=1, skip=False, inputs=1, embed=None, output=None, **options):
     torch.manual_seed(0)
-    recurrent = Recurrent(cell, inputs, 6, num_layers=layers, **options)
-    model = SequenceModel(Numeric(inputs), recurrent, output or Signal(1), skip=skip).eval()
+    encoder = Projection(inputs, embed) if embed else Numeric(inputs)
+    recurrent = Recurrent(cell, encoder.features, 6, num_layers=layers, **options)
+    model = SequenceModel(encoder, recurrent, output or Signal(1), skip=skip).eval()
     with torch.no_grad():
         for name, parameter in recurrent.named_parameters():
             if "bias" in name:
@@ -142,6 +143,7 @@ def test_guitarml_has_torchs_weights(tmp_path, cell, skip):
     ("rtneural", {"output": Categorical(5)}, "and outputs 5 per step"),
     ("rtneural", {"learn_initial": True}, "always starts from zeros"),
     ("rtneural", {"bidirectional": True}, "supports only unidirectional"),
+    ("nam", {"embed": 3}, "passes samples to the recurrent layers directly"),
 ])  # fmt: skip
 def test_unsupported_networks_are_rejected(tmp_path, name, model, message):
     with pytest.raises(UserError, match=message):

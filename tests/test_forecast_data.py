@@ -138,6 +138,22 @@ def test_windows_contain_the_rows_around_an_origin(tmp_path):
         assert batch.terms == 12
 
 
+def test_the_network_can_read_which_series_it_forecasts(tmp_path):
+    table(tmp_path / "t.parquet", other=np.arange(300.0))
+    options = {"target": "y,other", "segment": 4, "calendar": False}
+    plain, found = (task(tmp_path / "t.parquet", **options, identify=on).prepare() for on in (False, True))
+    assert found.train.features == plain.train.features + 2
+    chosen = np.array([0, len(found.train) - 1])
+    steps, without = (each.train.inputs(chosen).steps for each in (found, plain))
+    np.testing.assert_array_equal(steps[..., 4:6], np.broadcast_to(np.eye(2), (*steps.shape[:2], 2)))
+    np.testing.assert_array_equal(np.delete(steps, [4, 5], 2), without)
+    assert Codecs.of_data(found.codecs.to_data()).inputs == found.codecs.inputs
+    wide = polars.DataFrame(np.arange(300.0)[:, None] + np.arange(1001), schema=[f"s{k}" for k in range(1001)])
+    wide.write_parquet(tmp_path / "wide.parquet")
+    with pytest.raises(DataError, match="has 1,001 series; identify is for at most 1,000"):
+        task(tmp_path / "wide.parquet", target=",".join(wide.columns), identify=True).prepare()
+
+
 def test_epochs_contain_each_window_once_and_batches_depend_only_on_the_step(tmp_path):
     table(tmp_path / "t.parquet")
     windows = task(tmp_path / "t.parquet").prepare().train

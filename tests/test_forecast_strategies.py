@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import throughtime
 from throughtime import evaluate
 from throughtime.cli.main import app
 from throughtime.errors import DataError, UserError
@@ -150,6 +151,23 @@ def test_parallel_steps_each_continue_from_the_state_after_the_context(file, cel
                          weights=torch.from_numpy(batch.weights))  # fmt: skip
     errors = np.abs(found - batch.targets[n:].transpose(1, 0, 2)) * batch.weights[n:].transpose(1, 0, 2)
     assert loss.item() == pytest.approx(errors.sum(), rel=1e-5)
+
+
+def test_segments_are_embedded_by_an_affine_map_and_a_relu(file, tmp_path):
+    run = train(
+        data=file, horizon=8, context=12, segment=4, future="cause", embed=5, hidden_size=6, steps=2, batch=64,
+        out=tmp_path / "run", **QUIET,
+    )  # fmt: skip
+    model, windows = run.model(), data_of(run).valid
+    steps = torch.from_numpy(windows.inputs(np.arange(3)).steps)
+    weight, bias = model.encoder.weight, model.encoder.bias
+    assert weight.shape == (5, windows.features)
+    with torch.no_grad():
+        wanted, _ = model.recurrent((steps @ weight.T + bias).clamp(min=0))
+        torch.testing.assert_close(model(steps)[0], model.head(wanted))
+    stream = throughtime.Stream(run)
+    found = np.stack([stream.step(step) for step in steps[:, 0].numpy()])
+    np.testing.assert_allclose(found, model(steps[:, :1])[0][:, 0].detach(), rtol=0, atol=1e-6)  # float32
 
 
 @pytest.mark.parametrize(

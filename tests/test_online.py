@@ -130,8 +130,9 @@ def test_gradients_of_lower_layers_are_exact_below_a_memoryless_layer():
     [Categorical(4), Bernoulli(3), Point(2, "mse"), Point(1, "mae"), Quantiles(1, (0.1, 0.9)), Normal(2)],
     ids=str,
 )
-def test_a_network_with_one_layer_has_exact_gradients(output):
-    model = network(output)
+@pytest.mark.parametrize("embed", [None, 4])
+def test_a_network_with_one_layer_has_exact_gradients(output, embed):
+    model = network(output, embed=embed)
     x, targets = inputs_of(model), targets_of(output)
     loss, _ = model.loss(x, targets)
     (loss / 2).backward()  # the mean over two rows
@@ -147,6 +148,8 @@ def test_a_network_with_one_layer_has_exact_gradients(output):
         for p in model.recurrent.programs[0].parameters
     }
     wanted |= {"head.weight": model.head.weight.grad.numpy(), "head.bias": model.head.bias.grad.numpy()}
+    if embed:
+        wanted |= {f"layer0.embedding.{name}": p.grad.numpy() for name, p in model.encoder.named_parameters()}
     assert error(found, wanted) < 1e-10
 
 

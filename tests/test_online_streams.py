@@ -67,6 +67,7 @@ def test_two_streams_with_one_optimizer_do_not_share_it():
         layer("gru", layers=2, learn_initial=True),
         network(Categorical(7), vocabulary_size=7, tie=True),
         network(Point(1, "mse")),
+        network(Point(1, "mse"), embed=4),
         throughtime.LSTM(INPUT, HIDDEN, num_layers=2, proj_size=4),
         throughtime.GRU(INPUT, HIDDEN, bias=False),
         throughtime.RNN(INPUT, HIDDEN),

@@ -2,22 +2,29 @@
 
 import math
 import signal
+from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
+import numpy as np
+import polars
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import TINY, train_tiny, write_text
 
+from throughtime import cells
+from throughtime.data.windows import Windows
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.runs import Run
+from throughtime.tasks.forecast import ForecastTask
 from throughtime.tasks.text import Text, TextOptions
 from throughtime.training import callbacks, loop, resume
 from throughtime.training.building import build_model, programs_of
 from throughtime.training.callbacks import BestWeights, Deadline, Rates, Validation
 from throughtime.training.config import TrainConfig
+from throughtime.training.evaluation import measured
 from throughtime.training.fitting import Fit
 from throughtime.training.planning import Throughput, make_plan
 
@@ -46,8 +53,6 @@ class Machine:
 
 def training(tmp_path, monkeypatch, machine, own=(), **options):
     """A one-minute training by a machine's clock."""
-    from throughtime import cells
-
     advance, validate = Fit._advance, Validation._validate
     monkeypatch.setattr(Fit, "_advance", lambda self, batch: (advance(self, batch), machine.work(STEP)))
     monkeypatch.setattr(Validation, "_validate", lambda self, fit: (validate(self, fit), machine.work(VALIDATING)))
@@ -151,6 +156,41 @@ def test_training_reaches_the_last_tenth_of_the_time_and_the_report_is_in_time(
     machine.now += REPORT * waiting + SAMPLES * speed.step
     assert machine.now - began <= budget
     assert 8 <= plan.losses <= 160
+
+
+def test_time_is_reserved_for_every_reading_of_held_out_data(tmp_path, monkeypatch):
+    """The network reads held-out data for the loss, the errors, the calibration of intervals and the report."""
+    table = np.random.default_rng(0).normal(size=(4000, 2)).cumsum(0)
+    polars.DataFrame(table, schema=["a", "b"]).write_csv(tmp_path / "table.csv")
+    config = TrainConfig.of(
+        "forecast", data=tmp_path / "table.csv", target="a,b", horizon=8, context=16, hidden_size=4, minutes=1
+    )
+    task = ForecastTask(config.task)
+    data = task.prepare()
+    interface = task.interface(data.codecs)
+    model = build_model(config.network, programs_of(config.network, cells.gru, interface), interface, "reference")
+    model.task = task.describe(data.codecs, task.baselines(data))
+    speed = Throughput(step=0.01, term=5e-4)
+    with patch("throughtime.training.planning._measured", return_value=speed):
+        plan = make_plan(task, data, config, model, 0.0, lambda: 0.0)
+        without_report = make_plan(task, data, config, model, 0.0, lambda: 0.0, report=False)
+    read, inputs = [], Windows.inputs
+    monkeypatch.setattr(
+        Windows, "inputs", lambda self, windows, **given: (read.append(len(windows)), inputs(self, windows, **given))[1]
+    )
+
+    def seconds():
+        return 8 * sum(read) * speed.term
+
+    model.task = replace(model.task, calibration=task.calibrate(model, data, without_report.evaluate_terms))
+    assert 0 < seconds() <= without_report.reserve
+    read.clear()
+    task.calibrate(model, data, plan.evaluate_terms)
+    for part in (data.valid, data.test):
+        assert plan.evaluate_terms < task.reading(part).terms
+        measured(model, task, part, terms=plan.evaluate_terms)
+    task.pictures(model, data, plan.evaluate_terms)
+    assert 0 < seconds() <= plan.reserve
 
 
 def test_fewer_losses_are_followed_on_a_slow_machine(prepared):

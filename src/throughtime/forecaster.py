@@ -28,11 +28,13 @@ from throughtime.training.session import settings_kept
 _OF_TASK = {
     "h": "horizon", "input_size": "context", "hist_exog_list": "past", "futr_exog_list": "future",
     "stat_exog_list": "static", "season_length": "season", "strategy": "strategy", "segment": "segment",
-    "scaling": "scaling", "head": "head", "freq": "freq", "calendar": "calendar",
+    "scaling": "scaling", "head": "head", "freq": "freq", "identify": "identify",
+    "calendar": "calendar",
 }  # fmt: skip
 """The task option that each parameter sets."""
 _OF_TRAINING = (
-    "cell", "hidden_size", "num_layers", "dropout", "steps", "epochs", "minutes", "batch", "lr", "engine", "threads",
+    "cell", "hidden_size", "num_layers", "embed", "dropout", "steps", "epochs", "minutes", "batch", "lr", "engine",
+    "threads",
 )  # fmt: skip
 _LISTS = ("hist_exog_list", "futr_exog_list", "stat_exog_list")
 
@@ -61,12 +63,14 @@ class Forecaster(SavedEstimator):
             one after another, and "recursive" feeds each forecast back to the network. If None, parallel, or direct if
             there are future covariates, which can have lasting effects.
         segment: the number of rows per step of the network.
+        identify: whether the network also reads which series it forecasts, in one-hot code.
         calendar: whether the network also reads the time of day, week and year.
         scaling: the scaling of each series: "standard", "robust" or "mean".
         head: "mae" or "mse" predict one value; "quantiles", "normal" and "student_t" predict a distribution.
         level: the percentage of values that calibrated intervals should contain.
         cell: the name of a cell, or a custom cell.
         hidden_size, num_layers: the number of units per recurrent layer, and the number of layers.
+        embed: the width of a layer with a ReLU that embeds each step's input. If None, there is no such layer.
         dropout: the dropout probability between layers and for the last layer's output.
         steps, epochs, minutes: the maximum number of weight updates, passes through the data and minutes of training;
             training ends at the first one reached. None sets no limit, and at least one must be set.
@@ -106,6 +110,7 @@ class Forecaster(SavedEstimator):
         season_length: int | None = None,
         strategy: str | None = None,
         segment: int | None = None,
+        identify: bool = False,
         calendar: bool = True,
         scaling: str = "standard",
         head: str = "mae",
@@ -113,6 +118,7 @@ class Forecaster(SavedEstimator):
         cell: str | Cell = "gru",
         hidden_size: int = 256,
         num_layers: int = 1,
+        embed: int | None = None,
         dropout: float = 0.3,
         steps: int | None = 800,
         epochs: float | None = None,
@@ -137,6 +143,7 @@ class Forecaster(SavedEstimator):
         self.season_length = season_length
         self.strategy = strategy
         self.segment = segment
+        self.identify = identify
         self.calendar = calendar
         self.scaling = scaling
         self.head = head
@@ -144,6 +151,7 @@ class Forecaster(SavedEstimator):
         self.cell = cell
         self.hidden_size = hidden_size
         self.num_layers = num_layers
+        self.embed = embed
         self.dropout = dropout
         self.steps = steps
         self.epochs = epochs

@@ -14,8 +14,11 @@ from throughtime.data.seasons import BLOCK, SEASONED, block_mean, found_season, 
 from throughtime.data.timeline import Timeline
 from throughtime.data.timeseries import Columns, Series, TimeSeries
 from throughtime.errors import DataError, nearest
+from throughtime.spelling import option
 
 Array = NDArray[Any]
+
+_MAX_IDENTIFIED = 1000  # series, each of which widens the network's input
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Encoded:
         past: the past covariates `[N, P]` (float32).
         future: the future covariates `[N, F]` (float32), 0 where missing.
         known: the number of rows with future covariates in each series `[S]`.
-        static: the static covariates `[S, K]` (float32).
+        static: the static covariates and, if the codec says so, the identity `[S, K]` (float32).
     """
 
     names: Sequence[str]
@@ -107,6 +110,7 @@ class SeriesCodec:
         context: the number of rows a forecast looks back.
         segment: the number of rows per step of the network.
         masked: whether the network reads a mask of missing values.
+        identified: whether the network reads which series it forecasts, as a one-hot static covariate.
         cycles: the periods of the calendar features.
     """
 
@@ -122,12 +126,14 @@ class SeriesCodec:
     context: int
     segment: int
     masked: bool
+    identified: bool
     cycles: tuple[int, ...]
 
     @property
     def static_width(self) -> int:
-        """The number of features that encode a series' static covariates."""
-        return sum(1 if isinstance(each, Scale) else len(each) for each in self.static)
+        """The number of features that encode a series' static covariates and identity."""
+        own = len(self.scales) if self.identified else 0
+        return own + sum(1 if isinstance(each, Scale) else len(each) for each in self.static)
 
     def encode(self, table: TimeSeries, margin: int) -> Encoded:
         """Encode a table's series.
@@ -183,7 +189,7 @@ class SeriesCodec:
         )
 
     def _static(self, series: Series, table: str) -> Array:
-        found: list[Array] = []
+        found = [np.array([series.name == name for name in self.scales], np.float32)] if self.identified else []
         for column, text, how in zip(self.columns.static, series.static, self.static, strict=True):
             if isinstance(how, Scale):
                 number = _number(text)
@@ -208,7 +214,7 @@ class SeriesCodec:
             "past": list(map(_plain, self.past)),
             "future": list(map(_plain, self.future)),
             "static": [_plain(each) if isinstance(each, Scale) else {"categories": list(each)} for each in self.static],
-            **{name: getattr(self, name) for name in ("season", "context", "segment", "masked")},
+            **{name: getattr(self, name) for name in ("season", "context", "segment", "masked", "identified")},
             "cycles": list(self.cycles),
         }
 
@@ -239,6 +245,7 @@ class SeriesCodec:
                 context,
                 segment,
                 bool(data["masked"]),
+                bool(data["identified"]),
                 tuple(map(int, data["cycles"])),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -254,6 +261,7 @@ def fit_codec(
     season: int | None,
     context: int,
     segment: int,
+    identify: bool,
     calendar: bool,
 ) -> SeriesCodec:
     """Fit a codec to the training part.
@@ -265,12 +273,18 @@ def fit_codec(
         scaling: the scaling of targets (see `Scale.fit`).
         season: the length of a season in steps; detected if None.
         context, segment: see `SeriesCodec`.
+        identify: whether the network reads which series it forecasts.
         calendar: whether to use calendar features.
 
     Raises:
-        DataError: if all series are constant in the training part.
+        DataError: if all series are constant in the training part, or there are too many to identify.
     """
     assert scaling in get_args(Scaling)
+    if identify and len(table.series) > _MAX_IDENTIFIED:
+        raise DataError(
+            f"{table.name} has {len(table.series):,} series; {option('identify')} is for at most {_MAX_IDENTIFIED:,}. "
+            "Describe them by static covariates instead."
+        )
     parts = [series.values[:count] for series, count in zip(table.series, train, strict=True)]
     scales = {s.name: Scale.fit(part, scaling) for s, part in zip(table.series, parts, strict=True)}
     if not any(np.nanmax(part) > np.nanmin(part) for part in parts if not np.isnan(part).all()):
@@ -313,6 +327,7 @@ def fit_codec(
         context,
         segment,
         short or context % segment > 0 or any(bool(np.isnan(part).any()) for part in parts),
+        identify,
         table.timeline.cycles(span) if calendar else (),
     )
 

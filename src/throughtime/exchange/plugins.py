@@ -17,7 +17,7 @@ from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError, ModelError, UserError
 from throughtime.exchange.torch.modules import from_torch, to_torch
 from throughtime.files import write
-from throughtime.nn.encoders import Numeric
+from throughtime.nn.encoders import Numeric, Projection
 from throughtime.nn.recurrent import Recurrent
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Signal
@@ -75,10 +75,15 @@ class _Parts:
                 f"{what} takes audio samples alone, but this network also reads the knobs "
                 f"{', '.join(codec.knobs)}. Export it to ONNX or C instead: model.onnx or model.c."
             )
-        if model.reads_tokens or model.encoder.features != 1 or model.head.output.width != 1 or not model.per_step:
+        if model.reads_tokens or model.input_size != 1 or model.head.output.width != 1 or not model.per_step:
             raise UserError(
                 f"{what} needs a network with 1 input and 1 output per sample; this one reads {_described(model)}. "
                 "Export it to ONNX instead: model.onnx."
+            )
+        if isinstance(model.encoder, Projection):
+            raise UserError(
+                f"{what} passes samples to the recurrent layers directly, but this network embeds them first. Export "
+                "it to ONNX or C instead: model.onnx or model.c."
             )
         options = model.recurrent.options
         if options.learn_initial:
@@ -366,6 +371,6 @@ def _reordered(tensor: Tensor, gates: Sequence[int]) -> Tensor:
 
 
 def _described(model: SequenceModel) -> str:
-    reads = "tokens" if model.reads_tokens else f"{model.encoder.features} numbers per step"
+    reads = "tokens" if model.reads_tokens else f"{model.input_size} numbers per step"
     outputs = f"{model.head.output.width} per {'step' if model.per_step else 'sequence'}"
     return f"{reads} and outputs {outputs}"

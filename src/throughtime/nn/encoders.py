@@ -3,6 +3,7 @@
 An encoder is a module with:
 
 - `features`: the width of the vectors;
+- `size`: the vocabulary size, or the number of features of each element;
 - `vectors(inputs, dropout)`: for a time-major batch, returns either vectors `[T, B, features]` and None, or ids
   `[T, B]` and the table `[n, features]` that they index; `dropout` is 0 in evaluation;
 - `reset_parameters(bound)`: draws new parameters, uniformly from ±`bound` if it is given;
@@ -31,7 +32,7 @@ class Embedding(nn.Embedding):
 
     def __init__(self, vocabulary_size: int, features: int) -> None:
         super().__init__(vocabulary_size, features)
-        self.features = features
+        self.size, self.features = vocabulary_size, features
 
     def reset_parameters(self, bound: float | None = None) -> None:
         """Draw the vectors from a standard normal distribution, or uniformly from ±`bound`."""
@@ -59,7 +60,7 @@ class Embedding(nn.Embedding):
     @property
     def data(self) -> dict[str, Any]:
         """The encoder as plain data."""
-        return {"kind": "embedding", "size": self.num_embeddings}
+        return {"kind": "embedding", "size": self.size}
 
 
 class Numeric(nn.Module):
@@ -71,7 +72,7 @@ class Numeric(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.features = features
+        self.size = self.features = features
 
     def reset_parameters(self, bound: float | None = None) -> None:
         """Do nothing; the encoder has no parameters."""
@@ -87,10 +88,47 @@ class Numeric(nn.Module):
     @property
     def data(self) -> dict[str, Any]:
         """The encoder as plain data."""
-        return {"kind": "numeric", "size": self.features}
+        return {"kind": "numeric", "size": self.size}
 
 
-def encoder_from(data: Any, features: int) -> Embedding | Numeric:
+class Projection(nn.Linear):
+    """A learned embedding of numbers: an affine map followed by a ReLU, as for SegRNN's segments (arXiv:2308.11200).
+
+    Args:
+        size: the number of values per time step.
+        features: the width of the vectors.
+    """
+
+    def __init__(self, size: int, features: int) -> None:
+        super().__init__(size, features)
+        self.size, self.features = size, features
+
+    def reset_parameters(self, bound: float | None = None) -> None:
+        """Draw the parameters as `torch.nn.Linear` does, or uniformly from ±`bound`."""
+        if bound is None:
+            super().reset_parameters()
+        else:
+            nn.init.uniform_(self.weight, -bound, bound)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the vectors of numbers `[..., size]`."""
+        return functional.relu(super().forward(inputs))
+
+    def vectors(self, inputs: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+        """Return the vectors; dropout doesn't apply to embeddings of numbers."""
+        return self(inputs), None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The encoder as plain data."""
+        return {"kind": "projection", "size": self.size}
+
+
+Encoder = Embedding | Numeric | Projection
+
+
+def encoder_from(data: Any, features: int) -> Encoder:
     """Build an encoder from its plain data.
 
     Args:
@@ -111,4 +149,6 @@ def encoder_from(data: Any, features: int) -> Embedding | Numeric:
         if size != features:
             raise UserError(f"the encoder has {size} features, but the recurrent layers take {features}.")
         return Numeric(size)
-    raise UserError(f"an encoder's kind must be 'embedding' or 'numeric', got {kind!r:.200}.")
+    if kind == "projection":
+        return Projection(size, features)
+    raise UserError(f"an encoder's kind must be 'embedding', 'numeric' or 'projection', got {kind!r:.200}.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import UserError
-from throughtime.nn.encoders import Embedding, Numeric
+from throughtime.nn.encoders import Embedding, Encoder
 from throughtime.nn.forms import State
 from throughtime.nn.heads import Head
 from throughtime.nn.initialization import Scheme
@@ -46,7 +46,7 @@ class SequenceModel(nn.Module):
 
     def __init__(
         self,
-        encoder: Embedding | Numeric,
+        encoder: Encoder,
         recurrent: Recurrent,
         output: Output,
         *,
@@ -78,7 +78,7 @@ class SequenceModel(nn.Module):
                 f"can't tie an embedding of width {recurrent.input_size} to a softmax layer of width "
                 f"{recurrent.output_size}: make the widths equal, or omit the embedding's width."
             )
-        if skip and (isinstance(encoder, Embedding) or encoder.features < output.width or options.returns != "steps"):
+        if skip and (isinstance(encoder, Embedding) or encoder.size < output.width or options.returns != "steps"):
             raise UserError(
                 "skip needs a network with an output for each step that reads at least as many features as the output "
                 f"has, {output.width}."
@@ -123,6 +123,17 @@ class SequenceModel(nn.Module):
         if not isinstance(self.encoder, Embedding):
             raise UserError("this network reads numbers, not tokens, so it has no vocabulary.")
         return self.encoder.num_embeddings
+
+    @property
+    def input_size(self) -> int:
+        """The number of features per step of a network that reads numbers.
+
+        Raises:
+            UserError: if the network reads tokens.
+        """
+        if self.reads_tokens:
+            raise UserError("this network reads tokens, not numbers, so its input has no features.")
+        return self.encoder.size
 
     def reset_parameters(
         self, scheme: Scheme = "uniform", forget_bias: float | None = None, *, chrono: float | None = None

@@ -85,6 +85,28 @@ def with_mean_zoneout(program: Program, rates: tuple[float, ...]) -> Program:
     return MeanZoneout(program).result()
 
 
+# Inputs.
+
+
+@lru_cache(maxsize=256)
+def with_projection(program: Program, size: int) -> Program:
+    """Embed the program's first input: it gets `size` elements, and an affine map and a ReLU come before the cell.
+
+    The map's parameters `embedding.weight` and `embedding.bias` follow the program's own.
+    """
+    width = program.inputs[0].width
+
+    class Projection(Rewriting):
+        def __init__(self) -> None:
+            super().__init__(replace(program, inputs=(replace(program.inputs[0], width=size), *program.inputs[1:])))
+            build = self.builder
+            weight = build.parameter(Parameter("embedding.weight", (width, size)))
+            bias = build.parameter(Parameter("embedding.bias", (width,)))
+            self.inputs[0] = build.relu(build.linear(self.inputs[0], weight) + build.vector(bias))
+
+    return Projection().result()
+
+
 # Products of matrices and states.
 
 

@@ -74,9 +74,9 @@ def inputs_of(given: Any, model: Any) -> Tensor:
     like = next(model.parameters())
     numbers = torch.as_tensor(given).to(like.device, like.dtype)
     numbers = numbers.unsqueeze(1) if numbers.dim() == 2 else numbers
-    if numbers.dim() != 3 or numbers.numel() == 0 or numbers.shape[2] != model.encoder.features:
+    if numbers.dim() != 3 or numbers.numel() == 0 or numbers.shape[2] != model.input_size:
         raise UserError(
-            f"the input must be numbers [T, B, {model.encoder.features}] with at least one step and one sequence, "
+            f"the input must be numbers [T, B, {model.input_size}] with at least one step and one sequence, "
             f"got {list(numbers.shape)}."
         )
     return numbers

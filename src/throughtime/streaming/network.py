@@ -24,6 +24,7 @@ from throughtime.outputs import Output
 from throughtime.outputs import from_data as output_from
 from throughtime.paths import missing, run_path
 from throughtime.program.core import Program
+from throughtime.program.rewrite import with_projection
 from throughtime.task_description import TaskDescription
 
 Array = NDArray[Any]
@@ -198,7 +199,14 @@ def _of_sequence_model(
     layers, starts = _layers(programs, options, recurrent)
     matrix, bias = weights["head.weight"], weights["head.bias"]
     _require_shapes([matrix, bias], [(output.width, output_width(layers[-1][0])), (output.width,)])
-    embedding = weights.get("encoder.weight")
+    embedding, projected = weights.get("encoder.weight"), weights.get("encoder.bias")
+    if projected is not None:  # the first layer's program embeds the numbers that the network reads
+        projection, embedding = [weights["encoder.weight"], projected], None
+        program, parameters = layers[0]
+        width = program.inputs[0].width
+        size = projection[0].shape[-1]
+        _require_shapes(projection, [(width, size), (width,)])
+        layers[0] = with_projection(program, size), [*parameters, *projection]
     if embedding is not None:
         _require_shapes([embedding], [(len(embedding), programs[0].inputs[0].width)])
         embedding = np.ascontiguousarray(embedding)

@@ -18,16 +18,15 @@ def parameter_count(network: NetworkOptions, cell: Cell, interface: Interface) -
     """Count the parameters of the whole network without allocating them."""
     import torch
 
-    from throughtime.nn.encoders import encoder_from
     from throughtime.nn.recurrent import Recurrent
     from throughtime.nn.sequence_model import SequenceModel
-    from throughtime.training.building import programs_of
+    from throughtime.training.building import build_encoder, programs_of
 
     programs = programs_of(network, cell, interface)
     with torch.device("meta"):
         returns = "steps" if interface.per_step else "last"
         recurrent = Recurrent.from_programs(programs, network.hidden_size, returns=returns, **network.layer_options())
-        encoder = encoder_from({"kind": interface.kind, "size": interface.size}, recurrent.input_size)
+        encoder = build_encoder(network, interface, recurrent.input_size)
         model = SequenceModel(encoder, recurrent, interface.output, dropout=network.dropout, tie=network.tie)
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -121,7 +121,7 @@ class ArrayTask(SequenceTask):
             and not model.reads_tokens
             and not model.per_step
             and model.head.output == self.output
-            and model.encoder.features == len(codecs.inputs.mean)
+            and model.input_size == len(codecs.inputs.mean)
             and (codecs.targets is None or len(codecs.targets.mean) == self.output.width)
         )
 

@@ -324,8 +324,14 @@ class Task(ABC, Generic[S]):
         """
         return {}
 
-    def calibrate(self, model: SequenceModel, data: Data[S]) -> Mapping[str, Any]:
-        """Fit corrections to the trained network's predictions, as plain data for `model.task.calibration`."""
+    def calibrate(self, model: SequenceModel, data: Data[S], terms: int | None = None) -> Mapping[str, Any]:
+        """Fit corrections to the trained network's predictions, as plain data for `model.task.calibration`.
+
+        Args:
+            model: the trained network.
+            data: the data.
+            terms: the approximate maximum number of loss terms to read; the task's own limit if None.
+        """
         return {}
 
     def baselines(self, data: Data[S]) -> Mapping[str, Any]:

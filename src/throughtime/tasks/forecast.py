@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _SEGMENT = 24  # the default maximum number of rows per step
 _CONTEXT = 672  # the default maximum number of context rows, unless the horizon is longer
+_MAX_CALIBRATED = 2_000_000  # values to calibrate intervals on
 
 
 class ForecastTask(Task[Windows]):
@@ -108,6 +109,7 @@ class ForecastTask(Task[Windows]):
                 context=context,
                 segment=options.segment
                 or (1 if self._strategy == "recursive" else -(-horizon // -(-horizon // _SEGMENT))),
+                identify=options.identify,
                 calendar=options.calendar,
             )
         windows = self._windows(table, codec)
@@ -344,7 +346,7 @@ class ForecastTask(Task[Windows]):
         """See `Task.compared_metric`; the baselines have no distribution, so only point forecasts are compared."""
         return "mse" if self.options.head in ("mse", "normal") else "mae", False
 
-    def calibrate(self, model: SequenceModel, data: Data[Windows]) -> Mapping[str, Any]:
+    def calibrate(self, model: SequenceModel, data: Data[Windows], terms: int | None = None) -> Mapping[str, Any]:
         """Return interval margins for each row of the horizon, from the later half of the validation rows.
 
         The margins are relative to each series' seasonal naive error in training. This is split conformal prediction
@@ -353,7 +355,8 @@ class ForecastTask(Task[Windows]):
         """
         from throughtime.tasks.forecast_decoding import forecasts, units
 
-        later = (data.valid.later or data.valid).evenly_spaced(max(1, 2_000_000 // self.horizon))
+        values_read = _MAX_CALIBRATED if terms is None else min(terms, _MAX_CALIBRATED)
+        later = (data.valid.later or data.valid).evenly_spaced(max(1, values_read // self.horizon))
         scores, observed = [], []
         for chosen, forecast in forecasts(model, later, self.options.interval, calibrated=False):
             values, present = later.targets(chosen)
@@ -401,12 +404,14 @@ class ForecastTask(Task[Windows]):
         """Return example forecasts, errors by horizon step and by series, and how far back forecasts look."""
         from throughtime.tasks.forecast_page import outcome
 
-        baselines = model.task.baselines if model.task else {}
-        return outcome(model, part, self.options.interval, baselines)
+        return outcome(model, part, self.options.interval, _baselines_of(model))
 
     def pictures(self, model: SequenceModel, data: Data[Windows], terms: int) -> dict[str, Any]:
         """See `Task.pictures`: the outcome on the test part, or on the validation part if there is no test part."""
-        return self.outcome(model, data.valid if data.test is None else data.test, data.codecs)
+        from throughtime.tasks.forecast_page import outcome
+
+        part = data.valid if data.test is None else data.test
+        return outcome(model, part, self.options.interval, _baselines_of(model), max(1, terms // self.horizon))
 
     def passage(self, part: Windows, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; shows evenly spaced windows."""
@@ -416,3 +421,7 @@ class ForecastTask(Task[Windows]):
         rows = codecs.inputs.segment
         shown = ["the series" if rows == 1 else f"the series, mean of {rows} rows"]
         return Passage(name, items(part, length), "step", features=shown, part=part)
+
+
+def _baselines_of(model: SequenceModel) -> Mapping[str, Any]:
+    return model.task.baselines if model.task else {}

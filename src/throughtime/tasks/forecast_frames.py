@@ -55,7 +55,7 @@ class FrameForecast(ForecastTask):
     def fits(self, model: SequenceModel, codecs: Codecs) -> bool:
         """Return whether a network matches this task and its codecs."""
         expected = self.interface(codecs)
-        return model.encoder.features == expected.size and model.head.output == expected.output
+        return not model.reads_tokens and model.input_size == expected.size and model.head.output == expected.output
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> NoReturn:
         """Refuse to read files: the data come from the estimator.

@@ -25,7 +25,9 @@ _SERIES = 50  # rows of the table, at most
 _LOOKED = 16  # windows to follow gradients in
 
 
-def outcome(model: SequenceModel, part: Windows, share: float, fitted: Mapping[str, Any]) -> dict[str, Any]:
+def outcome(
+    model: SequenceModel, part: Windows, share: float, fitted: Mapping[str, Any], measured: int = _MEASURED
+) -> dict[str, Any]:
     """Evaluate forecasts of a part of the data for a report, as fields of `ReportData`.
 
     Args:
@@ -33,10 +35,11 @@ def outcome(model: SequenceModel, part: Windows, share: float, fitted: Mapping[s
         part: the windows.
         share: the fraction of values that intervals should contain.
         fitted: the fitted baselines.
+        measured: the maximum number of windows to measure errors on.
     """
     from throughtime.sight.report.data import Forecasts
 
-    some = part.evenly_spaced(_MEASURED)
+    some = part.evenly_spaced(min(measured, _MEASURED))
     errors, covered, observed = _errors(model, some, share)
     at_end = np.flatnonzero(part.counts)
     at_end = at_end[np.linspace(0, len(at_end) - 1, min(_SHOWN, len(at_end))).round().astype(int)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from throughtime.errors import TrainingError
-from throughtime.nn.encoders import encoder_from
+from throughtime.nn.encoders import Encoder, encoder_from
 from throughtime.nn.initialization import forgets, gates_that_keep
 from throughtime.nn.options import Options, output_width
 from throughtime.nn.recurrent import Recurrent
@@ -28,8 +28,8 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
         interface: the network's inputs and outputs.
 
     Raises:
-        TrainingError: if the embedding can't be tied to the softmax layer, the cell has no forget gate for the given
-            bias, or an option doesn't apply to networks that read numbers.
+        TrainingError: if the embedding can't be tied to the softmax layer, or the cell has no forget gate for the given
+            bias.
         CellError: if the cell's equations are invalid.
     """
     if network.bidirectional and interface.causal:
@@ -39,13 +39,11 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
     options = Options(bidirectional=network.bidirectional)
     output = options.merged_width(output_width(cell.program(network.hidden_size, network.hidden_size)))
     if interface.kind == "numeric":
-        if network.embed is not None or network.tie:
-            name = "embed" if network.embed is not None else "tie"
+        if network.tie:
             raise TrainingError(
-                f"{setting(name, getattr(network, name))}: this network reads numbers, which have no embedding; remove "
-                f"{option(name)}"
+                f"{setting('tie', network.tie)}: this network reads numbers, not tokens; remove {option('tie')}"
             )
-        width = interface.size
+        width = network.embed or interface.size
     else:
         width = network.embed or (output if network.tie else min(output, DEFAULT_EMBED))
     if network.tie and width != output:
@@ -78,6 +76,18 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
     return programs
 
 
+def build_encoder(network: NetworkOptions, interface: Interface, features: int) -> Encoder:
+    """Build an encoder with new weights.
+
+    Args:
+        network: the network options.
+        interface: the network's inputs and outputs.
+        features: the input width of the recurrent layers.
+    """
+    kind = "projection" if interface.kind == "numeric" and network.embed else interface.kind
+    return encoder_from({"kind": kind, "size": interface.size}, features)
+
+
 def build_model(
     network: NetworkOptions, programs: Sequence[Program], interface: Interface, engine: str | None = None
 ) -> SequenceModel:
@@ -93,7 +103,7 @@ def build_model(
     recurrent = Recurrent.from_programs(
         programs, network.hidden_size, engine=engine, returns=returns, **network.layer_options()
     )
-    encoder = encoder_from({"kind": interface.kind, "size": interface.size}, recurrent.input_size)
+    encoder = build_encoder(network, interface, recurrent.input_size)
     model = SequenceModel(
         encoder, recurrent, interface.output, dropout=network.dropout, tie=network.tie, skip=interface.skip
     )

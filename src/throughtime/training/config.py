@@ -93,7 +93,8 @@ class NetworkOptions(Options):
             the data and the machine (see `throughtime.training.sizing`), with less dropout for smaller sizes.
         num_layers: the number of recurrent layers.
         bidirectional: whether each layer reads the sequence in both directions.
-        embed: the width of the embedding; by default that of the recurrent output, but at most 128 unless tied.
+        embed: the width of the embedding. Tokens have one by default, as wide as the recurrent output, but at most 128
+            unless tied. Numbers have none by default; theirs is an affine map followed by a ReLU.
         dropout: the dropout probability for elements of the embedding, between layers and of the output.
         recurrent_dropout: the dropout probability for units of a state where it is multiplied by a matrix, with one
             mask per window (Gal & Ghahramani 2016).

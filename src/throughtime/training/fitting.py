@@ -341,7 +341,7 @@ def fit(
         training = Fit(task, data, config, plan, model, [*own, *callbacks])
         training.run()
     model.load_state_dict(best.weights if keep == "best" else training.evaluated.state_dict())
-    model.task = replace(model.task, calibration=task.calibrate(model.eval(), data))
+    model.task = replace(model.task, calibration=task.calibrate(model.eval(), data, plan.evaluate_terms))
     return model.eval()
 
 

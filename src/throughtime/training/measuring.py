@@ -24,7 +24,7 @@ _log = logging.getLogger("throughtime")
 def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:
     """Evaluate the best weights on held-out data and save the result, which finishes the run."""
     model, task = run.model().to(run.device), run.task
-    calibration = task.calibrate(model, data)
+    calibration = task.calibrate(model, data, run.plan.evaluate_terms)
     if calibration:
         model.task = replace(run.description, calibration=calibration)
         run.save_description(model.task)

@@ -78,6 +78,7 @@ class TrainOptions(TypedDict, total=False):
     static: str | None
     freq: str | None
     season: int | None
+    identify: bool | None
     calendar: bool | None
     scaling: Literal["standard", "robust", "mean"] | None
     split: str | None

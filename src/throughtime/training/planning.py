@@ -110,6 +110,8 @@ def make_plan(
         budget = 60 * training.minutes
         if report:
             evaluated, losses, reserve = _after_training(task, data, speed, budget, held_out)
+        elif _reads_in(task, "calibrate"):
+            evaluated, reserve = _calibration(task, speed, budget, held_out[0])
         before = clock() - started
         seconds = max(0.0, budget - reserve - before)
         if report and seconds < speed.step:
@@ -225,7 +227,8 @@ def _after_training(
     """
     rest = min(_REST * speed.waiting + _REST_STEPS * speed.step, _MAX_REST * budget)
     left = max(0.0, _RESERVED * budget - rest) / _SAFETY
-    parts = [*held_out, *(held_out[:1] if task.reads_again else ())]
+    parts = list(held_out) * (1 + _reads_in(task, "extra_figures"))
+    parts += [held_out[0]] * (task.reads_again + _reads_in(task, "calibrate"))
     share = _EVALUATION_SHARE if task.shows_reach else 1.0
     evaluated = min(task.max_evaluated, max(_FEWEST_EVALUATED, int(share * left / len(parts) / speed.term)))
     taken, losses = speed.term * sum(min(terms, evaluated) for terms in parts), LOSSES
@@ -235,6 +238,18 @@ def _after_training(
             losses -= 1
         taken += 2 * speed.reach(streams, losses)  # before and after training
     return evaluated, losses, rest + min(_SAFETY * taken, max(0.0, _RESERVED * budget - rest))
+
+
+def _calibration(task: Task[Any], speed: Throughput, budget: float, held_out: int) -> tuple[int, float]:
+    """Return the loss terms to calibrate predictions on, and the time to reserve for it in seconds."""
+    affordable = int(_RESERVED * budget / _SAFETY / speed.term)
+    terms = min(task.max_evaluated, max(_FEWEST_EVALUATED, affordable))
+    return terms, min(_RESERVED * budget, _SAFETY * speed.term * min(terms, held_out))
+
+
+def _reads_in(task: Task[Any], method: str) -> bool:
+    """Whether a task overrides an optional method that runs the network on held-out data."""
+    return getattr(type(task), method) is not getattr(Task, method)
 
 
 def _measured(

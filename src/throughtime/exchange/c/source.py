@@ -198,7 +198,7 @@ class Source:
         if head is not None and self.network.head is not None:
             rows, columns = self.network.head[0].shape
             bias = self._weights.vector("weights_head", "bias", self.network.head[1])
-            lines += _loop(rows, f"y[i] = {bias}[i];")
+            lines += _loop(rows, f"y[i] = {bias}[i]{' + x[i]' * self.network.skip};")
             lines.append(f"    {head.multiply_add('y', x, rows, columns)}")
         elif x != "y":
             lines += _loop(self.outputs, f"y[i] = {x}[i];")

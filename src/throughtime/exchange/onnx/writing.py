@@ -19,7 +19,7 @@ from throughtime.exchange.onnx.stack import Stack, add_stack, array, declare_fin
 from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN
 from throughtime.nn.effective import refresh_weights
-from throughtime.nn.encoders import Embedding
+from throughtime.nn.encoders import Embedding, Projection
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
 from throughtime.nn.sequence_model import SequenceModel
@@ -143,7 +143,11 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
         embedding = graph.constant(array(module.encoder.weight), "embedding")
         x = graph.add("Gather", embedding, token_ids)
     else:
-        x = graph.input("input", stack.dtype, ("T", "B", module.encoder.features))
+        given = x = graph.input("input", stack.dtype, ("T", "B", module.input_size))
+    if isinstance(module.encoder, Projection):
+        weight = graph.constant(array(module.encoder.weight).T, "projection_weight")
+        bias = graph.constant(array(module.encoder.bias), "projection_bias")
+        x = graph.add("Relu", graph.add("Add", graph.add("MatMul", x, weight), bias))
     (y,), final = add_stack(graph, stack, x)
     if module.tie and embedding is not None:
         matrix = graph.add("Transpose", embedding, perm=[1, 0])
@@ -152,7 +156,7 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     raw = graph.add("Add", graph.add("MatMul", y, matrix), graph.constant(array(module.head.bias), "head_bias"))
     if module.skip:
         first = graph.add(
-            "Slice", x, *(graph.constant(np.array([k]), f"skip_{k}") for k in (0, module.head.output.width, 2))
+            "Slice", given, *(graph.constant(np.array([k]), f"skip_{k}") for k in (0, module.head.output.width, 2))
         )
         raw = graph.add("Add", raw, first)
     axes = ("T", "B") if module.per_step else ("B",)

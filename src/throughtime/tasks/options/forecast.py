@@ -59,6 +59,7 @@ class ForecastOptions(TaskOptions):
         static: covariates that are constant within a series, separated by commas.
         freq: the interval between rows, such as h, 15min, d, w or mo; the most frequent one by default.
         season: the number of rows per season, for the seasonal naive baseline and MASE; detected by default.
+        identify: whether the network also reads which series it forecasts, in one-hot code.
         calendar: whether the network also reads the time of day, week and year.
         scaling: the scaling of each series, fitted to its training rows: standard uses the mean and standard deviation;
             robust the median and interquartile range; mean the mean absolute value.
@@ -85,6 +86,7 @@ class ForecastOptions(TaskOptions):
     static: str | None = None
     freq: str | None = None
     season: Count | None = None
+    identify: bool = False
     calendar: bool = True
     scaling: Scaling = "standard"
     split: Annotated[str, BeforeValidator(_shares)] = "0.7,0.1,0.2"
