@@ -28,7 +28,8 @@ template <class T> constexpr int64_t prefetch_beyond = lanes<T> * sizeof(T) >= c
 
 /// Whether a product also prefetches the sums that a tile starts from or adds to, and the next panel.
 ///
-/// This is faster with vectors of half a cache line, and hasn't been measured with longer ones.
+/// This is faster with vectors of half a cache line. With vectors of a whole one it makes some shapes faster and others
+/// slower.
 template <class T> constexpr bool prefetches_tiles = lanes<T> * sizeof(T) < cache_line;
 
 /// The layout of the left factor: row-major, or packed into panels of `tile_rows` columns.

@@ -8,7 +8,7 @@ from throughtime.cli.main import main
 from throughtime.spelling import command_line
 from throughtime.training import train
 
-TINY = {"hidden_size": 4, "batch": 4, "steps": 1, "engine": "reference", "threads": 1, "progress": False}
+TINY = {"hidden_size": 4, "batch": 4, "steps": 1, "threads": 1, "progress": False}
 
 # The arguments, and part of the message: what was wrong, or what to do.
 MISTAKES = {

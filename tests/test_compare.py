@@ -23,7 +23,7 @@ from throughtime.tasks.text import Text
 from throughtime.training.config import NetworkOptions, TrainConfig
 from throughtime.training.fitting import Fit
 
-TINY = {"hidden_size": 8, "batch": 4, "window": 10, "steps": 4, "engine": "reference", "threads": 1, "progress": False}
+TINY = {"hidden_size": 8, "batch": 4, "window": 10, "steps": 4, "threads": 1, "progress": False}
 TEXT = Interface("embedding", 20, Categorical(20))
 
 
@@ -197,3 +197,12 @@ def test_a_run_that_diverges_in_another_process_does_not_stop_the_comparison():
     assert ended == [("trial", error.removeprefix("error: "))]
     with pytest.raises(TrainingError, match="can't train a run: no such file"):
         _judge(2, "error: no such file", "trial", lambda *_: None)
+
+
+def test_a_directory_of_other_files_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    told = "already exists and is not a {}; choose another directory with out"
+    with pytest.raises(UserError, match=told.format("comparison")):
+        throughtime.compare(cells=["lstm"], data=tmp_path / "notes.txt", steps=1, out=tmp_path)
+    with pytest.raises(UserError, match=told.format("search")):
+        throughtime.tune(data=tmp_path / "notes.txt", steps=1, out=tmp_path)

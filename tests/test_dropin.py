@@ -317,14 +317,16 @@ def test_results_under_autocast_have_torchs_types_and_values(
             try:
                 hx = theirs(x)[1] if state == "carried" else given if state == "given" else None
                 expected = theirs(x, hx)
-            except RuntimeError:  # oneDNN has neither bfloat16 nor float16 for a float32 input on CPUs without AVX-512
+            except RuntimeError:
+                # For a float32 input, oneDNN has no bfloat16 without AVX-512, and float16 only without gradients and
+                # with AVX512-FP16.
                 assert kind == "LSTM"
                 assert dtype == torch.float32
                 assert ours(x)[0].dtype == autocast
                 continue
             assert_alike(ours(x, hx), expected, autocast)
         compared += 1
-    assert compared in (6, 12)
+    assert compared in (6, 9, 12)
 
 
 @pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])

@@ -53,10 +53,10 @@ SKIPPED = {
 @pytest.mark.parametrize(
     ("estimator", "count"),
     [
-        (SequenceClassifier(hidden_size=16, epochs=20, lr=0.01, threads=1), 55),
+        (SequenceClassifier(hidden_size=16, epochs=8, lr=0.05, batch=50, threads=1), 55),
         # The training score is checked on 200 cases, in which only one column of ten matters.
         (
-            SequenceRegressor(hidden_size=16, epochs=50, lr=0.02, batch=16, validation_fraction=0, threads=1),
+            SequenceRegressor(hidden_size=16, epochs=15, lr=0.1, batch=25, validation_fraction=0, threads=1),
             53,
         ),
     ],

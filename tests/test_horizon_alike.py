@@ -13,7 +13,7 @@ from throughtime.studies.horizons import horizon_of
 from throughtime.training.reloading import data_of
 from throughtime.training.report import short_report
 
-SMALL = {"hidden_size": 12, "batch": 8, "engine": "reference", "threads": 1, "dropout": 0.0, "progress": False}
+SMALL = {"hidden_size": 12, "batch": 8, "threads": 1, "dropout": 0.0, "progress": False}
 
 
 def text(path):

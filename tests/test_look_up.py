@@ -15,6 +15,7 @@ import throughtime
 from throughtime.engines import get
 from throughtime.errors import ProgramError, UserError
 from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.look_up import TokenIds
 from throughtime.nn.recurrent import Recurrent
 
 ROWS = 5  # rows of the table
@@ -72,7 +73,7 @@ QUICK: list[dict[str, Any]] = [
 def test_products_computed_once_per_table_row_match_products_at_every_step(options: dict[str, Any]) -> None:
     of = layer(**options)
     table, tokens = given()
-    assert of._layers_over(table, tokens) is not None
+    assert of._layers_over(TokenIds(tokens, table)) is not None
     compare(of, table, tokens)
     of.eval()
     compare(of, table, tokens)
@@ -102,7 +103,7 @@ def test_unsupported_options_fall_back_to_the_general_path(options: dict[str, An
     torch.manual_seed(0)
     of = Recurrent(**{"cell": "lstm", "input_size": 6, "hidden_size": 6, "dtype": torch.float64} | options)
     table, tokens = given(6)
-    assert of._layers_over(table, tokens) is None
+    assert of._layers_over(TokenIds(tokens, table)) is None
     compare(of, table, tokens)
 
 

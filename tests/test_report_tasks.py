@@ -27,7 +27,7 @@ from throughtime.tasks.sequences import all_raw_outputs
 from throughtime.training.reloading import data_of
 
 TINY = {
-    "hidden_size": 8, "batch": 16, "dropout": 0.1, "engine": "reference", "threads": 1, "progress": False, "steps": 30,
+    "hidden_size": 8, "batch": 16, "dropout": 0.1, "threads": 1, "progress": False, "steps": 30,
     "lr": 0.02,
 }  # fmt: skip
 

@@ -333,10 +333,10 @@ def test_chunk_size_does_not_change_results(monkeypatch):
 def test_memory_does_not_grow_with_the_number_of_steps(monkeypatch):
     """A run of the gradient program holds a bounded number of values, however many losses there are."""
     sizes = []
-    run = backward._Stack._run
+    run = backward._Stack._through_layer
     monkeypatch.setattr(backward, "_ELEMENTS", 1 << 16)
     monkeypatch.setattr(
-        backward._Stack, "_run", lambda self, layer, at, *rest: (
+        backward._Stack, "_through_layer", lambda self, layer, at, *rest: (
             sizes.append(at.numel() * len(self.lengths) * layer.width), run(self, layer, at, *rest)
         )[1],
     )  # fmt: skip

@@ -22,7 +22,7 @@ from throughtime.training import resume
 from throughtime.training.fitting import Fit
 from throughtime.training.reloading import data_of
 
-TINY = {"hidden_size": 10, "batch": 16, "dropout": 0.2, "engine": "reference", "threads": 1, "progress": False}
+TINY = {"hidden_size": 10, "batch": 16, "dropout": 0.2, "threads": 1, "progress": False}
 
 
 @pytest.fixture(scope="module")

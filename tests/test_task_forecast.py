@@ -26,7 +26,7 @@ from throughtime.tasks.forecast_figures import (
 from throughtime.training import TrainConfig, fit, train
 from throughtime.training.inference import predict
 
-TINY = {"hidden_size": 16, "batch": 64, "steps": 3, "dropout": 0.0, "engine": "reference", "threads": 1}
+TINY = {"hidden_size": 16, "batch": 64, "steps": 3, "dropout": 0.0, "threads": 1}
 QUIET = {"progress": False}
 
 

@@ -1,21 +1,15 @@
 """The notes task: training on piano rolls, evaluation, prediction and generation."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import mido
 import numpy as np
 import pytest
 import torch
+from tiny_training import train_and_kill
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from throughtime import tasks
 from throughtime.data.midi import read_midi, write_midi
 from throughtime.errors import DataError, TrainingError, UserError
-from throughtime.runs import Run
 from throughtime.tasks.generative import Sampling
 from throughtime.tasks.notes import Notes, NotesOptions
 from throughtime.training import evaluate, resume, train
@@ -26,7 +20,6 @@ TINY = {
     "num_layers": 2,
     "batch": 4,
     "steps": 30,
-    "engine": "reference",
     "threads": 1,
     "progress": False,
 }
@@ -208,29 +201,12 @@ def test_unusable_data_are_rejected(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-CODE = """
-import sys
-from throughtime.training import callbacks, train
-callbacks._CHECKPOINT_SECONDS = 0
-train(**eval(sys.argv[1]))
-"""
-
-
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, rolls):
     # An epoch has two batches, so the run is killed in a later one; dropout masks use torch's generator.
     options = {**TINY, "steps": 60, "dropout": 0.3, "recurrent_dropout": 0.2, "data": str(rolls)}
     whole = train(out=tmp_path / "whole", **options)
     path = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", CODE, repr({**options, "out": str(path)})])
-    deadline = time.monotonic() + 60
-    while not ((path / "metrics.csv").exists() and (path / "metrics.csv").read_bytes().count(b"\n") > 20):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    killed = Run.open(path)
-    assert not killed.finished
+    train_and_kill(20, {**options, "out": str(path)})
     resumed = resume(path, progress=False)
     for name, tensor in whole.weights().items():
         assert torch.equal(tensor, resumed.weights()[name])

@@ -1,6 +1,8 @@
 """A custom task is one small class; everything else works with it unchanged."""
 
 import numpy as np
+import pytest
+import torch
 
 import throughtime
 from throughtime.codecs import Codecs
@@ -13,6 +15,7 @@ from throughtime.tasks.base import Data, Interface, Prediction
 from throughtime.tasks.options import SequenceOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 from throughtime.training import fit
+from throughtime.training.inference import Inference
 
 
 class ParityOptions(SequenceOptions):
@@ -28,6 +31,7 @@ class ParityOptions(SequenceOptions):
 
 class Parity(SequenceTask):
     name, about, Options = "parity", "tell whether a sequence of bits has an odd number of ones", ParityOptions
+    prediction_files = (".txt",)
 
     def sequences(self, count, seed):
         draw = np.random.default_rng(seed)
@@ -50,18 +54,45 @@ class Parity(SequenceTask):
         raws = all_raw_outputs(model, part)
         return Prediction(("label",), ([codecs.targets.names[int(raw.argmax())]] for raw in raws))
 
+    def write_prediction(self, model, paths, codecs, out, progress):
+        rows = self.predict(model, self.read(paths, codecs), codecs).rows
+        out.write_text("".join(f"{label}\n" for (label,) in rows))
+        return f"{len(paths)} labels"
 
-SMALL = {"hidden_size": 12, "dropout": 0.0, "threads": 1, "engine": "reference"}
+
+SMALL = {"hidden_size": 12, "dropout": 0.0, "threads": 1}
 
 
-def test_a_custom_task_supports_all_commands(tmp_path):
-    run = throughtime.train(task=Parity, out=tmp_path / "run", lr=0.02, epochs=40, progress=False, **SMALL)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("parity") / "run"
+    return throughtime.train(task=Parity, out=out, lr=0.02, epochs=40, progress=False, **SMALL)
+
+
+def test_a_custom_task_supports_all_commands(run, tmp_path):
     assert run.result["valid"]["loss"] < 0.1
     again = Run.open(run.path)
     assert again.task.options.bits == 6
     assert throughtime.evaluate(again, ["1011", "0"])["loss"] < 0.1
     assert [row for (row,) in throughtime.predict(again, ["1011", "0"]).rows] == ["odd", "even"]
+    assert Inference.of(again, ["1011", "0"]).write_prediction(tmp_path / "labels.txt") == "2 labels"
+    assert (tmp_path / "labels.txt").read_text() == "odd\neven\n"
     assert run.report.is_file()
+
+
+def test_tables_and_files_of_predictions_use_the_network_on_the_runs_device(run, tmp_path, monkeypatch):
+    devices = []
+
+    def predict(self, model, part, codecs):
+        devices.append(next(model.parameters()).device.type)
+        return Prediction(("label",), ())
+
+    monkeypatch.setattr(Parity, "predict", predict)
+    monkeypatch.setattr("throughtime.training.building.device_for", lambda training: torch.device("meta"))
+    inference = Inference.of(run, ["1011"])
+    inference.predict()
+    inference.write_prediction(tmp_path / "labels.txt")
+    assert devices == ["meta", "meta"]
 
 
 def test_a_custom_task_can_be_fitted_without_a_directory(tmp_path, monkeypatch):

@@ -19,7 +19,6 @@ TINY = {
     "lr": 0.03,
     "batch": 16,
     "steps": 250,
-    "engine": "reference",
     "threads": 1,
     "progress": False,
 }

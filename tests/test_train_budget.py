@@ -120,7 +120,7 @@ def test_speed_changes_at_any_time_are_handled_for_every_task(prepared, costs, f
     assert fit.just_validated
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     step=st.floats(0.001, 0.5),
     term=st.floats(1e-5, 1e-3),

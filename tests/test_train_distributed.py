@@ -62,7 +62,7 @@ def run_script(tmp_path, *launcher, stopped=None):
         [sys.executable, *launcher, str(script), repr(options), repr(stopped)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=environment,
     )
     assert done.returncode == 0, done.stderr
@@ -86,6 +86,7 @@ def test_two_processes_match_one_and_resume_bit_for_bit(tmp_path):
     assert done.stdout == ""
 
 
+@pytest.mark.slow  # the launcher and both processes import torch
 def test_torchrun_can_start_the_processes(tmp_path):
     two, _ = run_script(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     assert_same_gradients(two, train_tiny(tmp_path, **OPTIONS))

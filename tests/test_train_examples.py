@@ -14,7 +14,7 @@ from tiny_training import write_text
 import throughtime
 from throughtime.training.reloading import data_of
 
-TINY = {"hidden_size": 6, "batch": 4, "steps": 4, "engine": "reference", "threads": 1, "dropout": 0.0}
+TINY = {"hidden_size": 6, "batch": 4, "steps": 4, "threads": 1, "dropout": 0.0}
 NUMBER = r"-?[\d.]+(e[+-]\d+)?"
 
 

@@ -77,7 +77,7 @@ def test_changed_data_are_rejected_before_writing(tmp_path):
 def test_a_run_starts_from_the_weights_of_another(run, tmp_path):
     # The learning rate is too small to learn anything, so the new run keeps the weights of the first.
     data = run.config.task.data
-    small = {name: TINY[name] for name in ("batch", "window", "engine", "threads")}
+    small = {name: TINY[name] for name in ("batch", "window", "threads")}
     from unittest.mock import patch
 
     import throughtime

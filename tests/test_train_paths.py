@@ -15,7 +15,7 @@ from throughtime.data.text import read_text
 from throughtime.errors import DataError, RunError, TrainingError
 from throughtime.runs import Run
 
-SMALL = ["--hidden", "4", "--steps", "2", "--batch", "4", "--window", "10", "--threads", "1", "--engine", "reference"]
+SMALL = ["--hidden", "4", "--steps", "2", "--batch", "4", "--window", "10", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")

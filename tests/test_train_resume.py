@@ -3,15 +3,12 @@
 import fcntl
 import os
 import signal
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from unittest import mock
 
 import pytest
 import torch
-from tiny_training import TINY, figures, train_tiny, write_text
+from tiny_training import TINY, figures, train_and_kill, train_tiny, write_text
 
 from throughtime.errors import Interrupted, RunError
 from throughtime.runs import Run
@@ -21,13 +18,6 @@ from throughtime.training.metrics import COLUMNS, MetricsFile
 
 # An epoch has 40 windows, so one ends within the steps; dropout masks use torch's generator.
 LONG = {"steps": 60, "dropout": 0.3, "recurrent_dropout": 0.2, "zoneout": 0.1, "weight_drop": 0.1}
-
-CODE = """
-import sys
-from throughtime.training import callbacks, train
-callbacks._CHECKPOINT_SECONDS = 0
-train(**eval(sys.argv[1]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +41,7 @@ def same(one: Run, other: Run) -> bool:
 def test_a_run_killed_at_any_moment_resumes_bit_for_bit(tmp_path, whole, more_rows):
     write_text(tmp_path / "text.txt")
     options = {**TINY, **LONG, "data": str(tmp_path / "text.txt"), "out": str(tmp_path / "run"), "progress": False}
-    process = subprocess.Popen([sys.executable, "-c", CODE, repr(options)])
-    metrics, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 60
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > more_rows):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    killed = Run.open(tmp_path / "run")
-    assert not killed.finished
+    killed = train_and_kill(more_rows, options)
     assert same(resume(killed.path, progress=False), whole)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from throughtime.runs import Run
-from throughtime.training import train
+from throughtime.training import callbacks, train
 
 TINY = {
     "hidden_size": 12,
@@ -18,9 +20,13 @@ TINY = {
     "batch": 8,
     "window": 10,
     "steps": 12,
-    "engine": "reference",
     "threads": 1,
 }
+
+
+# The server process imports the library once and forks for each training, since the import takes longer than training.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["throughtime.training"])
 
 
 def write_text(path: Path, words: int = 600) -> Path:
@@ -42,3 +48,24 @@ def train_tiny(directory: Path, *, report: bool = False, **options: Any) -> Run:
 def figures(run: Run) -> list[dict[str, float | None]]:
     """Return the rows of metrics.csv without the time, which differs between runs."""
     return [{name: value for name, value in row.items() if name != "time"} for row in run.metrics()]
+
+
+def _train_with_many_checkpoints(options: dict[str, Any]) -> None:
+    callbacks._CHECKPOINT_SECONDS = 0
+    train(**options)
+
+
+def train_and_kill(more_rows: int, options: dict[str, Any]) -> Run:
+    """Train in another process, kill it when metrics.csv has more than `more_rows` rows, and return the run."""
+    process = _PROCESSES.Process(target=_train_with_many_checkpoints, args=(options,))
+    process.start()
+    metrics, deadline = Path(options["out"]) / "metrics.csv", time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > more_rows):
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    run = Run.open(metrics.parent)
+    assert not run.finished
+    return run

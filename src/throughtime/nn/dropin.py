@@ -19,7 +19,8 @@ from throughtime.engines.base import Layout
 from throughtime.engines.capture import is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
 from throughtime.nn.direct import SingleLayer, run_directly, single_layer
-from throughtime.nn.forms import form_of, require_reset, states_of
+from throughtime.nn.dynamo import constant_result
+from throughtime.nn.forms import form_of, states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable
@@ -68,9 +69,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         if not self.hooks and reset is None and _is_torchs(self, tensors, plain):
             return self.original.forward(self, input, hx)
         self._check(input, hx)
-        if reset is not None:
-            require_reset(reset, input)
-        elif plain and not self.hooks:
+        if reset is None and plain and not self.hooks:
             found = run_directly(self, input, tensors[1:], batch_first=self.batch_first)
             if found is not None:
                 y, final = found
@@ -80,7 +79,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         stack = Stack(
             layers, dropout=dropout, engine=self.engine, hooks=self.hooks, plain=plain, promotes=self._promotes
         )
-        return stack.run(*form_of(input, batch_first=self.batch_first), hx, reset)
+        return stack.run(*form_of(input, batch_first=self.batch_first, reset=reset), hx)
 
     def _program(self) -> Program:
         return torch_programs(self)[0][0]
@@ -163,7 +162,7 @@ def _cached_programs(
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # Dynamo would trace into an lru_cache
+@constant_result  # Dynamo would trace into an lru_cache
 def _constant_programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
     """Return the programs of each layer's directions."""
     return _cached_programs(*of)
@@ -184,7 +183,7 @@ def _promotions(mode: str, *, projected: bool = False, fused: bool = False) -> S
     return (mode == "GRU",) * 2
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # Dynamo doesn't know these functions
+@constant_result  # Dynamo doesn't know these functions
 def _runs_on_onednn(dtype: torch.dtype) -> bool:
     """Whether torch runs an LSTM without projection on oneDNN for a padded input of this dtype."""
     supported: bool = (
@@ -208,10 +207,7 @@ def _check_states(states: Sequence[Tensor], like: Tensor) -> None:
 def torch_programs(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
     """Return the programs of each layer's directions, for torch's own layers and for ours."""
     m, directions = module, 2 if module.bidirectional else 1
-    programs: tuple[tuple[Program, ...], ...] = _constant_programs(
-        m.mode, m.input_size, m.hidden_size, m.proj_size, m.num_layers, directions, bool(m.bias)
-    )
-    return programs
+    return _constant_programs(m.mode, m.input_size, m.hidden_size, m.proj_size, m.num_layers, directions, bool(m.bias))
 
 
 def _is_torchs(module: _DropIn | _DropInCell, tensors: Sequence[Tensor], plain: bool) -> bool:
@@ -378,10 +374,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
         return single_layer(self, self._mode(), TORCH_LAYERS["GRU"].names("", bias=bool(self.bias), projected=False))
 
     def _program(self) -> Program:
-        programs: tuple[tuple[Program]] = _constant_programs(
-            self._mode(), self.input_size, self.hidden_size, 0, 1, 1, bool(self.bias)
-        )
-        return programs[0][0]
+        return _constant_programs(self._mode(), self.input_size, self.hidden_size, 0, 1, 1, bool(self.bias))[0][0]
 
     def _mode(self) -> str:
         return "LSTM" if isinstance(self, nn.LSTMCell) else "GRU"

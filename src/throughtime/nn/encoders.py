@@ -36,7 +36,8 @@ class Embedding(nn.Embedding):
     def reset_parameters(self, bound: float | None = None) -> None:
         """Draw the vectors from a standard normal distribution, or uniformly from ±`bound`."""
         if bound is None:
-            nn.init.normal_(self.weight)
+            if not self.weight.is_meta:  # no values to draw, and torch would import Dynamo for it
+                nn.init.normal_(self.weight)
         else:
             nn.init.uniform_(self.weight, -bound, bound)
 

@@ -32,6 +32,7 @@ class Form(NamedTuple):
         single: whether the input is one sequence without a batch axis.
         batch_first: whether the batch axis comes before time.
         unpack: the layout whose `pad` restores the caller's order of sequences, if lengths were given.
+        reset: `[T, B]` in the layout's order, nonzero where a sequence's states are reset before the step.
     """
 
     layout: Layout
@@ -40,6 +41,7 @@ class Form(NamedTuple):
     single: bool = False
     batch_first: bool = False
     unpack: Layout | None = None
+    reset: Tensor | None = None
 
     def states(self, state: State | None) -> Sequence[Tensor] | None:
         """Return the caller's initial states as `[layers * directions, B, width]`, in the layout's order."""
@@ -50,14 +52,10 @@ class Form(NamedTuple):
             return [s.unsqueeze(1) for s in states]
         return states if self.order is None else [s[:, self.order] for s in states]
 
-    def mask(self, mask: Tensor | None) -> Tensor | None:
-        """Convert a mask shaped like the input without its features to `[T, B]`."""
-        if mask is None or self.packed is not None:
-            return mask
-        if self.single:
-            return mask.unsqueeze(1)
-        mask = mask.T if self.batch_first else mask
-        return mask if self.order is None else mask[:, self.order]
+    def with_reset(self, reset: Tensor) -> Form:
+        """Add a reset mask shaped like the input without its features."""
+        mask = reset.unsqueeze(1) if self.single else reset.T if self.batch_first else reset
+        return self._replace(reset=mask if self.order is None else mask[:, self.order])
 
     def laid_out(self, given: Tensor | PackedSequence) -> Tensor:
         """Convert another input in the same form to `[T, B, width]`, or `[N, width]` if packed."""
@@ -107,6 +105,7 @@ def form_of(
     *,
     batch_first: bool = False,
     lengths: Lengths | None = None,
+    reset: Tensor | None = None,
     token_ids: bool = False,
 ) -> tuple[Tensor, Form]:
     """Convert an input to the time-major tensor that a stack runs on.
@@ -115,15 +114,19 @@ def form_of(
         input: `[T, B, features]` (`[B, T, features]` if `batch_first`), `[T, features]`, or a packed sequence.
         batch_first: whether the batch axis comes first in input and output.
         lengths: the number of steps of each sequence, 0 to T; T by default.
+        reset: a mask with the shape of the input without its features, nonzero where a sequence's states are reset.
         token_ids: whether the input is `[T, B]`, without features.
 
     Returns:
         The tensor, `[T, B, features]` or `[N, features]` if packed, and the input's form.
 
     Raises:
-        UserError: if lengths are not B integers from 0 to T.
+        UserError: if lengths are not B integers from 0 to T, the mask's shape is wrong, or either comes with a packed
+            sequence.
     """
     if isinstance(input, PackedSequence):
+        if lengths is not None or reset is not None:
+            raise UserError("lengths and reset need a padded input, got a packed sequence.")
         sizes: list[int] = input.batch_sizes.tolist()
         layout = Layout(len(sizes), sizes[0] if sizes else 0, sizes, True, restore=input.unsorted_indices)
         return input.data, Form(layout, input.sorted_indices, input)
@@ -135,27 +138,26 @@ def form_of(
         single = False
     steps, rows, *_ = x.shape
     if lengths is None:
-        return x, Form(Layout(steps, rows), None, None, single, batch_first)
-    order, sizes = _order_and_batch_sizes(lengths, steps, rows)
-    order = order.to(x.device)
-    positions = packed_positions(rows, sizes).to(x.device)
-    layout = Layout(steps, rows, sizes, True, positions, torch.argsort(order))
-    row = positions % layout.rows
-    theirs = layout._replace(positions=positions - row + order[row], restore=None)
-    return theirs.pack(x), Form(layout, order, None, single, batch_first, theirs)
+        form = Form(Layout(steps, rows), None, None, single, batch_first)
+    else:
+        order, sizes = _order_and_batch_sizes(lengths, steps, rows)
+        order = order.to(x.device)
+        positions = packed_positions(rows, sizes).to(x.device)
+        layout = Layout(steps, rows, sizes, True, positions, torch.argsort(order))
+        row = positions % layout.rows
+        theirs = layout._replace(positions=positions - row + order[row], restore=None)
+        x, form = theirs.pack(x), Form(layout, order, None, single, batch_first, theirs)
+    if reset is None:
+        return x, form
+    _require_reset(reset, list(input.shape if token_ids else input.shape[:-1]))
+    return x, form.with_reset(reset)
 
 
-def require_reset(reset: Tensor, input: Tensor | PackedSequence) -> None:
-    """Raise UserError unless a reset mask matches the input.
-
-    Raises:
-        UserError: if the input is packed, or the mask's shape is not the input's shape without the features.
-    """
-    if isinstance(input, PackedSequence):
-        raise UserError("lengths and reset need a padded input, got a packed sequence.")
+def _require_reset(reset: Tensor, shape: list[int]) -> None:
+    """Raise UserError unless a reset mask has the shape of the input without the features."""
     given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
-    if given != list(input.shape[:-1]):
-        raise UserError(f"reset must have shape {list(input.shape[:-1])}, got {given}.")
+    if given != shape:
+        raise UserError(f"reset must have shape {shape}, got {given}.")
 
 
 def _order_and_batch_sizes(lengths: Lengths, steps: int, rows: int) -> tuple[Tensor, list[int]]:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.nn.dynamo import constant_result
+from throughtime.nn.look_up import TokenIds
+
+_OTHERWISE = "compile the model without fullgraph=True"
+_REASONS = {
+    "packed": f"a PackedSequence can't be part of a graph: {_OTHERWISE}, or pass a padded input and lengths",
+    "hooks": f"throughtime.record and throughtime.edit work outside of a graph: {_OTHERWISE}",
+    "transform": f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}",
+}
+_callers: dict[str, Callable[..., Any]] = {}
 
 
 def _eager(reason: str) -> Callable[..., Any]:
@@ -21,38 +33,53 @@ def _eager(reason: str) -> Callable[..., Any]:
     return found
 
 
-_OTHERWISE = "compile the model without fullgraph=True"
-_with_packed = _eager(f"a PackedSequence can't be part of a graph: {_OTHERWISE}, or pass a padded input and lengths")
-_with_hooks = _eager(f"throughtime.record and throughtime.edit work outside of a graph: {_OTHERWISE}")
-_in_transform = _eager(f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}")
+@constant_result
+def _create_callers() -> bool:
+    """Create the caller for each reason to leave a graph, once: this imports Dynamo."""
+    if not _callers:
+        _callers.update((name, _eager(reason)) for name, reason in _REASONS.items())
+    return True
 
 
-def _as_leaf(module: Any, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _caller(name: str) -> Callable[..., Any]:
+    _create_callers()
+    return _callers[name]
+
+
+def _as_leaf(
+    module: Any,
+    run: Callable[..., Any],
+    input: Any,
+    state: Any = None,
+    lengths: Any = None,
+    reset: Any = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> Any:
     """Record a module's call as one node of a torch.fx graph, as torch.fx does for torch's own layers."""
-    tracer, options = (
-        args[0].tracer,
-        dict(zip(("lengths", "reset", "table", "inputs"), args[2:], strict=False)) | options,
-    )
-    given = {name: value for name, value in options.items() if value is not None and name != "inputs"}
-    given |= options.get("inputs", {})
-    return tracer.create_proxy("call_module", tracer.path_of_module(module), args[:2], given)
+    x: Any = input.ids if isinstance(input, TokenIds) else input
+    table = input.table if isinstance(input, TokenIds) else None
+    options = {"lengths": lengths, "reset": reset, "table": table, **(inputs or {})}
+    given = {name: value for name, value in options.items() if value is not None}
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x, state), given)
 
 
 def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
     """Return a caller that runs a module outside torch.compile's graph, or None if the module can be part of it."""
     if isinstance(input, Proxy):
         return partial(_as_leaf, module)
-    if isinstance(input, PackedSequence):  # Dynamo would skip this frame and compile its callees
-        return _with_packed
-    if not torch.compiler.is_dynamo_compiling():
+    tracing = torch.compiler.is_dynamo_compiling()
+    if isinstance(input, PackedSequence):
+        # Dynamo skips the module's frame and would compile its callees, so it must not trace them either.
+        return _caller("packed") if tracing or "torch._dynamo" in sys.modules else None
+    if not tracing:
         return None
     if any(hook.leaves_graph for hook in module.hooks):
-        return _with_hooks
+        return _caller("hooks")
     # As for torch's own layers: an operator has no batching or gradient rule for a transform inside the graph.
-    return _in_transform if _is_transforming() else None
+    return _caller("transform") if _is_transforming() else None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # it returns a number
+@constant_result  # it returns a number
 def _is_transforming() -> bool:
     """Whether a transform of torch.func is being traced."""
     return torch._C._functorch.maybe_current_level() is not None

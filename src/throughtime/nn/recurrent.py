@@ -15,12 +15,12 @@ from throughtime.engines import choose, get
 from throughtime.engines.capture import is_captured
 from throughtime.errors import UserError
 from throughtime.language import activation
-from throughtime.nn.forms import Output, State, form_of, require_reset
+from throughtime.nn.forms import Output, State, form_of, states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable, Starts
 from throughtime.nn.initialization import Scheme, initialize
-from throughtime.nn.look_up import checked_ids, embedded, over_rows_of
+from throughtime.nn.look_up import TokenIds, over_rows_of
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
@@ -267,42 +267,36 @@ class Recurrent(Hookable, Freezable, nn.Module):
         Raises:
             UserError: if a shape or a dtype is invalid.
         """
+        x = input if table is None else TokenIds(input, table)
         outside = outside_graph(self, input)
         if outside is None:
-            return self._run(input, state, lengths, reset, table, inputs)
-        result: tuple[Output, State] = outside(self._run, input, state, lengths, reset, table, inputs)
+            return self._run(x, state, lengths, reset, inputs)
+        result: tuple[Output, State] = outside(self._run, x, state, lengths, reset, inputs)
         return result
 
     def _run(
         self,
-        input: Tensor | PackedSequence,
+        input: Tensor | PackedSequence | TokenIds,
         state: State | None,
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
-        table: Tensor | None,
         inputs: Mapping[str, Tensor | PackedSequence],
     ) -> tuple[Output, State]:
-        initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
         over: Layers | None = None  # layers that take token ids directly
-        if table is not None:
-            ids = checked_ids(input, table)
-            if isinstance(ids, Tensor) and lengths is None and reset is None:
-                self._check(table.new_empty(()).expand(*ids.shape, table.shape[1]), initial)
-                over = self._layers_over(table, ids)
-            input = ids if over is not None else embedded(ids, table)
-        if over is None:
-            self._check(input, initial)
-        step_inputs = self._in_order(input, inputs, token_ids=over is not None) if inputs or self.step_inputs else ()
-        if reset is not None:
-            require_reset(reset, input)
-        if isinstance(input, PackedSequence) and lengths is not None:
-            raise UserError("lengths and reset need a padded input, got a packed sequence.")
-        options = self.options
+        if isinstance(input, TokenIds):
+            tokens = input.checked()
+            self._check(tokens.placeholder, state)
+            over = self._layers_over(tokens) if lengths is None and reset is None else None
+            input = tokens.vectors() if over is None else tokens.ids
+        else:
+            self._check(input, state)
+        by_id, options = over is not None, self.options
+        step_inputs = self._in_order(input, inputs, token_ids=by_id) if inputs or self.step_inputs else ()
         starts = self.starts() if options.learn_initial else None
         dropout, masks = (options.dropout, self._masks) if self.training else (0.0, ())
         stack = Stack(over or self._own_layers(), options, dropout, self.engine, starts, masks, self.hooks)
-        x, form = form_of(input, batch_first=options.batch_first, lengths=lengths, token_ids=over is not None)
-        return stack.run(x, form, state, reset, step_inputs)
+        x, form = form_of(input, batch_first=options.batch_first, lengths=lengths, reset=reset, token_ids=by_id)
+        return stack.run(x, form, state, step_inputs)
 
     def _in_order(
         self, input: Tensor | PackedSequence, inputs: Mapping[str, Tensor | PackedSequence], *, token_ids: bool
@@ -312,9 +306,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         dtype = None if in_autocast(data) else weight.dtype
         return in_order(self.step_inputs, inputs, input, data.shape if token_ids else data.shape[:-1], dtype)
 
-    def _layers_over(self, table: Tensor, ids: Tensor) -> Layers | None:
+    def _layers_over(self, tokens: TokenIds) -> Layers | None:
         """Return layers that take token ids, or None if that is impossible or not faster."""
-        options = self.options
+        (ids, table), options = tokens, self.options
+        if isinstance(ids, PackedSequence):
+            return None
         plain = options.returns == "steps" and options.skip is None and not options.batch_first and ids.dim() == 2
         taking = (*self.hooks, *(self._masks if self.training else ()))
         opaque = not (torch.compiler.is_compiling() or is_captured((ids, table)))
@@ -324,10 +320,10 @@ class Recurrent(Hookable, Freezable, nn.Module):
         layers = self._own_layers()
         return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
 
-    def _check(self, input: Tensor | PackedSequence, states: list[Tensor] | None) -> None:
-        packed = isinstance(input, PackedSequence)
+    def _check(self, input: Tensor | PackedSequence, state: State | None) -> None:
+        packed, states = isinstance(input, PackedSequence), states_of(state)
         data = input.data if isinstance(input, PackedSequence) else input
-        for name, tensor in (("input", data), *(("state", s) for s in states or ())):
+        for name, tensor in (("input", data), *(("state", s) for s in states)):
             if not isinstance(tensor, Tensor):
                 raise UserError(f"the {name} must be a tensor, got {type(tensor).__name__}.")
             dtype = getattr(self, self._directions[0][0].parameters[0]).dtype
@@ -346,7 +342,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
             raise UserError(
                 f"the input must be [{axes}, {self.input_size}] or [T, {self.input_size}], got {list(data.shape)}."
             )
-        if states is None:
+        if state is None:
             return
         rows = []
         if isinstance(input, PackedSequence):

@@ -15,6 +15,7 @@ from throughtime.engines.base import Layout, Operands, Result, declared_states
 from throughtime.engines.operator import program_of
 from throughtime.engines.taps import merged
 from throughtime.errors import UserError
+from throughtime.nn.dynamo import constant_result
 from throughtime.nn.forms import Form, Output, State
 from throughtime.nn.hooks import Hook, LayerDirection, Reset, Starts, StateSequence
 from throughtime.nn.masks import dropped, scaled_mask
@@ -58,7 +59,6 @@ class Stack(NamedTuple):
         x: Tensor,
         form: Form,
         state: State | None,
-        reset: Tensor | None = None,
         step_inputs: Sequence[Tensor | PackedSequence] = (),
     ) -> tuple[Output, State]:
         """Run on an input of any form that recurrent layers accept.
@@ -67,17 +67,15 @@ class Stack(NamedTuple):
             x, form: the input and its form; see `throughtime.nn.forms.form_of`.
             state: the initial state `[layers * directions, B, width]`, without B if the input has no batch axis, or a
                 tuple for a cell with several states; by default the learned values or those that the cell declares.
-            reset: a mask in the input's form without its features, nonzero where a sequence's states are reset.
             step_inputs: inputs other than the layer below's output, in the input's form with their own widths.
 
         Returns:
             The output, in the input's form, and the final state, in the initial state's form.
         """
         returns, sequence, hooks = self.options.returns, None, self.hooks
-        if reset is not None or self.masks or returns == "states":
-            mask = form.mask(reset)
+        if form.reset is not None or self.masks or returns == "states":
             sequence = StateSequence() if returns == "states" else None
-            resets = [] if mask is None else [Reset(mask, self.starts)]
+            resets = [] if form.reset is None else [Reset(form.reset, self.starts)]
             hooks = [*self.masks, *resets, *hooks, *([] if sequence is None else [sequence])]
         laid_out = [form.laid_out(given) for given in step_inputs]
         outputs, final = self.run_layers(x, form.states(state), form.layout, hooks, laid_out)
@@ -220,34 +218,43 @@ class Stack(NamedTuple):
         """Run a program as part of the graph that is being captured."""
         names = [hook.in_graph() for hook in hooks]
         rewrites = [name for name in names if name is not None]
+        node = _Node(self.engine, program.text, rewrites, self.options.checkpoint_every)
         inputs, states, parameters = operands
-        given = list(inputs), None if states is None else list(states), list(parameters)
-        steps, rows, batch_sizes, packed, *_ = layout
-        of = self.engine, program.text, rewrites, self.options.checkpoint_every
-        outputs, final = _captured(*of, steps, rows, batch_sizes, packed, *given)
+        taken = Operands(list(inputs), None if states is None else list(states), list(parameters))
+        _allow_in_graph()
+        outputs, final = _captured(node, taken, layout._replace(positions=None, restore=None))
         return Result(outputs, final, [])
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _captured(
-    engine: str | None,
-    text: str,
-    rewrites: Sequence[str],
-    every: int | None,
-    steps: int,
-    rows: int,
-    batch_sizes: Sequence[int] | None,
-    packed: bool,
-    inputs: list[Tensor],
-    states: list[Tensor] | None,
-    parameters: list[Tensor],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Run a program as a graph node, whose arguments must be numbers, text and tensors."""
-    program = rewritten(program_of(text), tuple(rewrites))
-    layout = Layout(steps, rows, batch_sizes, packed)
-    operands = Operands(inputs, states, parameters)
-    result = Pass(choose(engine, program, inputs[0]), program, layout, every).run(operands)
+class _Node(NamedTuple):
+    """What a graph holds of a run: numbers and text.
+
+    Attributes:
+        engine: the engine's name; chosen by device if None.
+        text: the program before its rewrites, as text.
+        rewrites: the names of the rewrites; see `throughtime.program.rewrite.REWRITES`.
+        checkpoint_every: see `throughtime.nn.options.Options`.
+    """
+
+    engine: str | None
+    text: str
+    rewrites: Sequence[str]
+    checkpoint_every: int | None
+
+
+def _captured(node: _Node, operands: Operands, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
+    """Run a program as a node of a graph."""
+    program = rewritten(program_of(node.text), tuple(node.rewrites))
+    engine = choose(node.engine, program, operands.inputs[0])
+    result = Pass(engine, program, layout, node.checkpoint_every).run(operands)
     return result.outputs, result.states
+
+
+@constant_result
+def _allow_in_graph() -> bool:
+    """Have Dynamo write calls of `_captured` to the graph, from the next one on."""
+    torch.compiler.allow_in_graph(_captured)  # type: ignore[no-untyped-call]
+    return True
 
 
 def in_autocast(like: Tensor) -> bool:

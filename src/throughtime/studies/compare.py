@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,6 +21,7 @@ from throughtime.runs import Run
 from throughtime.spelling import option, setting
 from throughtime.stored import CONFIG
 from throughtime.studies.blocks import block_figures, compared_figure
+from throughtime.studies.folder import folder_of
 from throughtime.studies.horizons import horizon_of
 from throughtime.studies.jobs import finish
 from throughtime.studies.result import StudyResult
@@ -102,7 +101,7 @@ def compare(
     given = {name: value for name, value in options.items() if name != "out"}
     config = TrainConfig.of(kind, **given).anywhere()
     _require_possible(config, jobs)
-    folder = _folder(options.get("out"), config)
+    folder = folder_of(options.get("out"), config, ("compare", "comparison"), ("runs",))
     instance = kind(config.task)
     with Display(progress) as display:
         data = instance.prepare(display.progress)
@@ -169,20 +168,6 @@ def _require_possible(config: TrainConfig, jobs: int) -> None:
 
 def _is_built_in(config: TrainConfig) -> bool:
     return tasks.get(config.task.task).__module__.startswith("throughtime.")
-
-
-def _folder(out: Any, config: TrainConfig) -> Path:
-    if out is not None:
-        folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "runs").is_dir())):
-            raise UserError(
-                f"{display_path(folder)} already exists and is not a comparison; choose another directory with "
-                f"{option('out')}"
-            )
-        return folder
-    first = config.task.data[0] if config.task.data else config.task.task
-    name = re.sub(r"[^\w.-]+", "-", Path(first).stem).strip("-.") or config.task.task
-    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-compare-{name}"
 
 
 def _networks(

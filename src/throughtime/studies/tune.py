@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from throughtime import tasks
@@ -16,6 +13,7 @@ from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.spelling import option, setting
 from throughtime.studies.compare import resolved
+from throughtime.studies.folder import folder_of
 from throughtime.studies.result import StudyResult
 from throughtime.studies.search import RESULT, TERMS, Search, best_trial, finished
 from throughtime.studies.search_split import split_off_test
@@ -96,7 +94,7 @@ def tune(
     if defaults.training.processes > 1:
         raise UserError(f"{option('devices')} can't be used with tune; each trial is trained in one process")
     space = space_for(defaults, given, tuple(found))
-    folder = _folder(options.get("out"), defaults)
+    folder = folder_of(options.get("out"), defaults, ("tune", "search"), (STORAGE, "lock", RESULT))
     with Display(progress) as display, quiet(optuna), locked(folder, storage):
         data, test = split_off_test(kind(defaults.task).prepare(display.progress))
         search = Search(kind, given, found, space, data, test, folder)
@@ -214,20 +212,3 @@ class _Watch(Callback):
             if point < _PRUNINGS and self._trial.should_prune():
                 self.ended = "pruned"
                 fit.stop()
-
-
-def _folder(out: Any, defaults: TrainConfig) -> Path:
-    if out is not None:
-        folder = Path(out)
-        known = (STORAGE, "lock", RESULT)
-        if folder.exists() and (
-            not folder.is_dir() or (any(folder.iterdir()) and not any((folder / name).exists() for name in known))
-        ):
-            raise UserError(
-                f"{display_path(folder)} already exists and is not a search; choose another directory with "
-                f"{option('out')}"
-            )
-        return folder
-    first = defaults.task.data[0] if defaults.task.data else defaults.task.task
-    name = re.sub(r"[^\w.-]+", "-", Path(first).stem).strip("-.") or defaults.task.task
-    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-tune-{name}"

@@ -134,8 +134,7 @@ class Inference:
         if out.suffix.lower() not in task.prediction_files:
             kinds = ", ".join(task.prediction_files)
             raise UserError(f"predictions of task {task.name} are {f'written to {kinds}' if kinds else 'tables'}")
-        model = self.run.model(self.engine)
-        return task.write_prediction(model, self._given(), self.run.description.codecs, out, self.progress)
+        return task.write_prediction(self.model, self._given(), self.run.description.codecs, out, self.progress)
 
     def _given(self) -> Sequence[str | Path]:
         if self.paths is None:

@@ -63,8 +63,7 @@ class NativeEngine:
         accumulate_into: Sequence[Any] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
-        steps, _, batch_sizes, packed, *_ = layout
-        return Result(*self._run(program, operands, steps, batch_sizes, packed, accumulate_into))
+        return Result(*self._run(program, operands, layout, accumulate_into))
 
     def run_layer(
         self,
@@ -87,21 +86,19 @@ class NativeEngine:
         Returns:
             The outputs `[T, B, width]`, the final `[1, B, width]` of each state, and the reductions.
         """
-        operands = Operands(inputs, states or None, parameters)
-        return Result(*self._run(program, operands, steps, None, False, None, True))
+        return Result(*self._run(program, (inputs, states or None, parameters), Layout(steps, 0), None, True))
 
     def _run(
         self,
         program: Program,
-        operands: Operands,
-        steps: int,
-        batch_sizes: Sequence[int] | None,
-        packed: bool,
-        accumulate_into: Sequence[Any] | None,
+        operands: tuple[Sequence[Any], Sequence[Any] | None, Sequence[Any]],
+        layout: Layout,
+        accumulate_into: Sequence[Any] | None = None,
         layer_axis: bool = False,
     ) -> Any:
         inputs, states, parameters = operands
-        of = batch_sizes, packed, accumulate_into, self.threads or _default_threads()
+        steps, threads = layout.steps, self.threads or _default_threads()
+        of = layout.batch_sizes, layout.packed, accumulate_into, threads
         try:
             if parameters and isinstance(parameters, Constants):
                 return self._frozen(program, parameters).run(steps, inputs, states, *of, layer_axis)

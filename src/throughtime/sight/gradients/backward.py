@@ -79,7 +79,7 @@ def _live(run: CapturedRun) -> Tensor:
 
 class _Stack:
     def __init__(self, run: CapturedRun, window: int) -> None:
-        self.run, self.window = run, window
+        self.captured, self.window = run, window
         self.layers, self.lengths, self.length = run.residuals.layers, run.residuals.lengths, run.residuals.steps
         self.live = _live(run)
         # Gradients in one time direction stay in the window; if directions mix, they may leave and re-enter it.
@@ -103,19 +103,19 @@ class _Stack:
             norms = self._by_lag(steps, norms, reverse)
             finite = finite and bool(norms[there].isfinite().all())
             found[name] = norms.where(there, 0.0).sum(-1) / there.sum(-1)
-        if not finite and self.run.outputs[0].dtype != torch.float64:  # the gradient explodes beyond float32
-            return _Stack(self.run.double(), self.window).means(steps)
+        if not finite and self.captured.outputs[0].dtype != torch.float64:  # the gradient explodes beyond float32
+            return _Stack(self.captured.double(), self.window).means(steps)
         return found
 
     def _norms(self, steps: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
         """Yield, from the top layer down, its name, whether its direction is reverse, and norms `[steps, S, B]`."""
         at, rows = self._positions(steps), len(self.lengths)
-        given = [self._at_loss(steps, at, g) for g in self.run.outputs]
-        passed = [self._at_loss(steps, at, g) for g in self.run.passed]
+        given = [self._at_loss(steps, at, g) for g in self.captured.outputs]
+        passed = [self._at_loss(steps, at, g) for g in self.captured.passed]
         for depth in reversed(range(len(self.layers))):
             below = passed
             for direction, layer in enumerate(self.layers[depth]):
-                result, names = self._run(layer, at, given[direction])
+                result, names = self._through_layer(layer, at, given[direction])
                 lane = direction % len(below)
                 below[lane] = below[lane] + result.outputs[0]
                 squares = [g.double().square().sum(-1).view(*at.shape, rows) for g in result.outputs[1:]]
@@ -141,7 +141,7 @@ class _Stack:
 
     def _through_joint(self, depth: int, at: Tensor, gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Split a layer's output gradients into those of its directions' outputs and those of the skip connection."""
-        residuals, directions = self.run.residuals, self.layers[depth]
+        residuals, directions = self.captured.residuals, self.layers[depth]
         separate = residuals.separate_inputs and depth > 0
         with torch.enable_grad():
             below = [self._gathered(layer.x, at).requires_grad_() for layer in directions[: 2 if separate else 1]]
@@ -155,7 +155,7 @@ class _Stack:
 
     def _gathered(self, tensor: Tensor, at: Tensor) -> Tensor:
         """Gather the steps that each batch element covers, `[steps, S * B, width]`."""
-        if self.run.residuals.options.merge != "product":  # then the merge is linear, and only the shape matters
+        if self.captured.residuals.options.merge != "product":  # then the merge is linear, and only the shape matters
             return tensor.new_zeros(()).expand(len(at), at.shape[1] * tensor.shape[1], tensor.shape[2])
         return tensor[at.to(tensor.device)].flatten(1, 2)
 
@@ -166,7 +166,8 @@ class _Stack:
         # Positions before the first step are clamped; no result reads them.
         return (steps - self.window + torch.arange(self.window + 1)[:, None]).clamp(min=0)
 
-    def _run(self, layer: LayerResiduals, at: Tensor, given: Tensor) -> tuple[Result, list[str]]:
+    def _through_layer(self, layer: LayerResiduals, at: Tensor, given: Tensor) -> tuple[Result, list[str]]:
+        """Run a layer's gradient program; return its result and the names of the outputs after the first."""
         program, names = gradient_outputs(layer)
         read = [tensor[at.to(tensor.device)].flatten(1, 2) for tensor in layer.read]
         states = [given.new_zeros(given.shape[1], state.width) for state in program.states]
