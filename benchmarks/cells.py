@@ -2,7 +2,8 @@
 
 The training step is timed against an LSTM's and against the same cell as a loop of torch operations (the reference
 engine under torch's autograd), in interleaved rounds in one process. --write saves the figures to docs/cells.json and
-generates the page of all cells, docs/cells.md. --page regenerates the page from the saved figures.
+generates the page of all cells, docs/cells.md. --page regenerates the page from the saved figures. With --cells, the
+figures of other cells stay, and the page says on which machine the new ones were measured.
 """
 
 from __future__ import annotations
@@ -87,9 +88,15 @@ def main() -> None:
         settings = {"batch": BATCH, "hidden": HIDDEN, "steps": STEPS, "horizon_hidden": HORIZON_HIDDEN}
         settings |= {"machine": str(Machine.this()), "threads": given.threads}
         known = measured.get("cells", {})
+        of_one: dict[str, Any] = {}
+        if known and set(given.cells) < set(cells.names()):
+            if given.threads != measured["threads"]:
+                parser.error(f"the saved figures are of {measured['threads']} threads: pass --threads, or all cells")
+            of_one = {"machine": settings["machine"]}
+            settings = {name: value for name, value in measured.items() if name != "cells"}
         with processors(given.threads), torch_threads(given.threads):
             for name in given.cells:
-                known[name] = own = speed(name, given.seconds) | {"horizon": horizon(name)}
+                known[name] = own = speed(name, given.seconds) | {"horizon": horizon(name)} | of_one
                 print(
                     f"{name:20} {own['seconds'] * 1e3:8.2f} ms  of the LSTM: steps/s {own['steps_of_lstm']:6.0%}, "
                     f"FLOP/s {own['flops_of_lstm']:5.0%}; {own['loop']:5.1f} times as fast as a torch loop; "

@@ -137,7 +137,7 @@ def recurrent_ppo(seconds: float) -> Iterator[Row]:
             "MlpLstmPolicy", make_vec_env("CartPole-v1", environments, seed=0), n_epochs=1, seed=0, device="cpu"
         )
         if accelerated:
-            throughtime.accelerate(made.policy)
+            throughtime.accelerate(made)
         made.learn(made.n_steps * environments)
         return made
 

@@ -47,7 +47,10 @@ MODELS: dict[str, Callable[[], Any]] = {
     "LSTM": lambda: stack("LSTM"),
     "LSTM, masked": lambda: stack("LSTM", mask=True),
     "LSTM, dropout 0.2": lambda: stack("LSTM", dropout=0.2),
+    "LSTM, recurrent dropout 0.2": lambda: stack("LSTM", recurrent_dropout=0.2),
+    "LSTM, both": lambda: stack("LSTM", dropout=0.2, recurrent_dropout=0.2),
     "GRU": lambda: stack("GRU"),
+    "GRU, recurrent dropout 0.2": lambda: stack("GRU", recurrent_dropout=0.2),
     "Bidirectional GRU": lambda: stack("GRU", both=True),
 }
 

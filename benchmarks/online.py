@@ -5,11 +5,17 @@
 trains networks of 32 units to predict the next value of a series, then runs them on a later part in which the
 frequencies and amplitudes drift. Each line is the mean squared error on that part, for the frozen network, for the
 network with each online learning method, and for three baselines. It takes less than two minutes.
+
+    python benchmarks/online.py --speed
+
+instead prints the processor time of a step, without learning and with each method, for several numbers of units.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -26,6 +32,7 @@ TRAINED, STREAMED = 4000, 8000
 HIDDEN, WINDOW, ROWS, UPDATES = 32, 50, 32, 400
 NOISE, LAGS = 0.1, 16
 CELLS = ("lstm", "gru", "mingru")
+SIZES, CALLS, ROUNDS = (8, 32, 128), 50, 7
 
 
 def series(seed: int = 0) -> np.ndarray:
@@ -95,8 +102,43 @@ def results(values: np.ndarray) -> Iterator[tuple[str, str, np.ndarray, float, i
     yield "mean", "-", (later[1:] - values[:TRAINED].mean()) ** 2, math.nan, 0
 
 
+def microseconds(stream: throughtime.Stream, values: np.ndarray, *, learn: bool) -> float:
+    """Return the processor time of a step, and of the update after it, in microseconds."""
+    start = time.process_time()  # other programs affect it less than elapsed time
+    for value in values:
+        stream.step(value[None])
+        if learn:
+            stream.learn(value)
+    return (time.process_time() - start) / len(values) * 1e6
+
+
+def speeds(cell: str, size: int, values: np.ndarray) -> tuple[list[float], int]:
+    """Return the medians of a step's time without learning, with SnAp-1 and with RTRL, and RTRL's bytes."""
+    torch.manual_seed(0)
+    model = SequenceModel(Numeric(1), Recurrent(cell, 1, size), Point(1, "mse"))
+    streams = [throughtime.Stream(model)]
+    streams += [throughtime.Stream(model, learn=method, lr=1e-3) for method in ("snap1", "rtrl")]
+    rounds = [
+        [microseconds(stream, values[:CALLS], learn=stream is not streams[0]) for stream in streams]
+        for _ in range(ROUNDS + 1)
+    ]
+    return [statistics.median(of) for of in zip(*rounds[1:], strict=True)], streams[-1].methods[0].bytes
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speed", action="store_true", help="measure the time of a step instead of the errors")
     values = series()
+    if parser.parse_args().speed:
+        torch.set_num_threads(1)
+        print(
+            "| | units | step | step and SnAp-1 | step and RTRL | RTRL's sensitivities, kB |\n|---|---|---|---|---|---|"
+        )
+        for cell in CELLS:
+            for size in SIZES:
+                (alone, snap1, rtrl), count = speeds(cell, size, values)
+                print(f"| {cell} | {size} | {alone:.1f} | {snap1:.0f} | {rtrl:.0f} | {count / 1e3:,.0f} |", flush=True)
+        return
     print("| | method | MSE, first quarter | MSE, last quarter | MSE, all | us per step | sensitivities, kB |")
     print("|---|---|---|---|---|---|---|")
     for who, how, errors, seconds, count in results(values):

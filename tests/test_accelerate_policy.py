@@ -1,4 +1,4 @@
-"""Episode starts within a batch: `reset` of the drop-in layers, and sb3-contrib's recurrent policies."""
+"""Episode starts within a batch: `reset` of the drop-in layers, and sb3-contrib's recurrent agents."""
 
 from __future__ import annotations
 
@@ -101,11 +101,36 @@ class Policy(nn.Module):
         return output.transpose(0, 1).flatten(0, 1), final
 
 
+class Buffer:
+    """The parts of sb3-contrib's rollout buffer that `accelerate` uses: its class and the form of a minibatch."""
+
+    def _get_samples(self, lengths: list[int]) -> Any:
+        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).float()
+        starts = torch.zeros_like(mask)
+        starts[1:, 0] = 1
+        states = tuple(torch.randn(2, 2, len(lengths), HIDDEN))
+        of_actor = types.SimpleNamespace(pi=states)
+        return types.SimpleNamespace(lstm_states=of_actor, episode_starts=starts.flatten(), mask=mask.flatten())
+
+
+class Agent:
+    """The parts of sb3-contrib's agent that `accelerate` uses."""
+
+    def __init__(self, policy: Policy, buffer: Buffer) -> None:
+        self.policy = policy
+        self.rollout_buffer = buffer
+
+
 @pytest.fixture
 def policy(monkeypatch: pytest.MonkeyPatch) -> Policy:
-    module: Any = types.ModuleType("sb3_contrib.common.recurrent.policies")
-    module.RecurrentActorCriticPolicy = Policy
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    def install(name: str, **classes: type) -> None:
+        module = types.ModuleType(f"sb3_contrib.{name}")
+        vars(module).update(classes)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    install("common.recurrent.policies", RecurrentActorCriticPolicy=Policy)
+    install("common.recurrent.buffers", RecurrentRolloutBuffer=Buffer, RecurrentDictRolloutBuffer=Buffer)
+    install("ppo_recurrent.ppo_recurrent", RecurrentPPO=Agent)
     torch.manual_seed(0)
     return Policy(num_layers=2)
 
@@ -146,3 +171,43 @@ def test_a_policy_with_its_own_method_keeps_it(policy: Policy) -> None:
     own = throughtime.accelerate(Own())
     assert own._process_sequence() == "own"
     assert type(own.lstm_actor) is throughtime.LSTM
+
+
+@pytest.mark.parametrize("lengths", [[5, 7, 1], [4, 4]])
+def test_an_agent_skips_the_padding_of_its_sequences(policy: Policy, lengths: list[int]) -> None:
+    agent = Agent(policy, Buffer())
+    x = torch.randn(len(lengths) * max(lengths), INPUT)
+
+    def run() -> tuple[Tensor, Any, list[Tensor | None]]:
+        torch.manual_seed(1)
+        samples = agent.rollout_buffer._get_samples(lengths)
+        y, final = policy._process_sequence(x, samples.lstm_states.pi, samples.episode_starts, policy.lstm_actor)
+        counted = y * samples.mask[:, None]
+        policy.zero_grad()
+        counted.sin().sum().backward()
+        return counted, final, [p.grad for p in policy.parameters()]
+
+    expected, _, gradients = run()
+    report = substitute_layers(agent)
+    assert report.changed.keys() == {"rollout_buffer", "lstm_actor", "_process_sequence"}
+    assert "rollout_buffer" in substitute_layers(agent).ours
+    shapes = []
+    hook = policy.lstm_actor.register_forward_pre_hook(lambda _, args: shapes.append(args[0].data.numel() // INPUT))
+    found, _, ours = run()
+    hook.remove()
+    assert shapes == [sum(lengths)]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours, gradients)
+    assert throughtime.restore(agent) is agent
+    assert not vars(agent.rollout_buffer)
+    assert type(policy.lstm_actor) is nn.LSTM
+
+
+def test_a_buffer_with_its_own_minibatches_is_left(policy: Policy) -> None:
+    class Own(Buffer):
+        def _get_samples(self, lengths: list[int]) -> Any:
+            return super()._get_samples(lengths)
+
+    agent = Agent(policy, Own())
+    assert "Own has its own _get_samples" in substitute_layers(agent).left["rollout_buffer"]
+    assert not vars(agent.rollout_buffer)

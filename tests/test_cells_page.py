@@ -51,3 +51,5 @@ def test_measured_figures_appear_in_their_columns() -> None:
     (row,) = (line for line in shown.splitlines() if line.startswith("| [mgu]"))
     assert [text.strip() for text in row.split("|")][4:10] == ["20.0", "200%", "80.0", "50%", "3.0", "> 200"]
     assert "a machine" in shown
+    shown = page(settings | {"cells": {"mgu": own | {"machine": "another"}}})
+    assert "`mgu` was measured on another." in shown

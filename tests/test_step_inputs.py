@@ -16,7 +16,7 @@ import throughtime
 from throughtime import Recurrent, cells
 from throughtime.errors import CellError, UserError
 from throughtime.language import affine, cell, exp, inputs, parameter, softplus, state, tanh
-from throughtime.nn.encoders import Numeric
+from throughtime.nn.encoders import Embedding, Numeric
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Point
 
@@ -156,6 +156,38 @@ def test_c_and_onnx_exports_take_additional_inputs(tmp_path: Path):
     np.testing.assert_allclose(found, y, atol=1e-6)
 
 
+def test_a_sequence_model_reads_them_after_x(tmp_path: Path) -> None:
+    model = SequenceModel(Numeric(7), Recurrent(decaying, 4, 5, 2), Point(1, "mse"))
+    parts = sequences()
+    x = torch.cat(parts, -1)
+
+    def expected(part: slice, **options: object) -> tuple[Tensor, Tensor]:
+        of, dt, mask = (each[part] for each in parts)
+        y, h = model.recurrent(of, dt=dt, mask=mask, **options)
+        return model.head(y), h
+
+    y, h = model(x)
+    assert_close([y, h], expected(slice(None)), 0)
+    lengths = torch.tensor([6, 4, 1])
+    assert_close([model(x, lengths=lengths)[0]], [expected(slice(None), lengths=lengths)[0]], 0)
+    _, h = expected(slice(STEPS - 2))
+    assert_close([model(x, branches=2)[0][-1]], expected(slice(STEPS - 1, None), state=h)[0], 1e-6)
+
+    throughtime.save(model, tmp_path / "model.safetensors")
+    assert torch.equal(throughtime.load(tmp_path / "model.safetensors")(x)[0], y)
+    together, by_name = (throughtime.Stream(tmp_path / "model.safetensors", rows=ROWS) for _ in range(2))
+    for t in range(STEPS):
+        of, dt, mask = (each[t].numpy() for each in parts)
+        found = together.step(x[t].numpy())
+        assert np.array_equal(found, by_name.step(of, dt=dt, mask=mask))
+    np.testing.assert_allclose(found, y[-1].detach().numpy(), atol=1e-6)
+
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(throughtime.to_onnx(model).SerializeToString())
+    (found, _) = session.run(None, {"input": x.numpy(), "initial_hidden": np.zeros((2, ROWS, 5), np.float32)})
+    np.testing.assert_allclose(found, y.detach().numpy(), atol=1e-6)
+
+
 def test_an_optional_input_is_none_unless_requested():
     @cell
     def paced(x, h, dt=inputs(optional=True)):
@@ -238,8 +270,10 @@ def test_missing_or_mismatched_inputs_raise():
     ]:
         with pytest.raises(UserError, match=message):
             layer(input, **given)
-    with pytest.raises(UserError, match="a sequence model takes x alone, but the recurrent layers also take dt, mask"):
+    with pytest.raises(UserError, match=r"4 features, but the recurrent layers take 4 \+ 1 of dt \+ 2 of mask"):
         SequenceModel(Numeric(4), layer, Point(1, "mse"))
+    with pytest.raises(UserError, match="embeds its input has no other inputs, but the recurrent layers take dt, mask"):
+        SequenceModel(Embedding(9, 7), layer, Point(1, "mse"))
 
     @cell
     def as_wide_as_x(x, h, mask=inputs(width=lambda input_size: input_size)):

@@ -15,6 +15,7 @@ from torch.nn import functional
 import throughtime
 from throughtime.cli.main import main
 from throughtime.errors import TrainingError, UserError
+from throughtime.language import affine, cell, exp, inputs, tanh
 from throughtime.runs import Run
 from throughtime.streaming import Stream
 from throughtime.training import resume
@@ -159,6 +160,47 @@ def test_a_table_of_numbers(tmp_path):
     codecs = run.description.codecs
     assert run.task.read_passage([table], codecs, length=20).features == ("x", "y")
     assert Stream(run).step(codecs.inputs.encode(np.zeros((1, 2)))[0]).shape == (2,)
+
+
+def test_a_cell_learns_from_the_time_between_rows(tmp_path):
+    draw = np.random.default_rng(0)
+    rows = ["id,at,x,kind"]
+    for k in range(80):
+        at = np.datetime64("2024-05-01T00:00", "ms")
+        for _ in range(int(draw.integers(4, 9))):
+            at += np.timedelta64(1000 * int(draw.integers(1, 4) if k % 2 else draw.integers(5, 9)), "ms")
+            rows.append(f"{k},{at},{draw.normal():.3f},{'fast' if k % 2 else 'slow'}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows) + "\n")
+    columns = {"label": "kind", "group": "id", "time": "at", "gaps": True}
+    run = throughtime.train(data=table, cell="cfc", epochs=15, lr=0.02, out=tmp_path / "run", **columns, **TINY)
+    assert run.result["valid"]["accuracy"] == 1.0
+    assert [given.name for given in run.model().recurrent.step_inputs] == ["dt"]
+    scaler = run.description.codecs.inputs
+    part = run.task.read([table], run.description.codecs)
+    assert part.features == ("x", "dt")
+    gaps = np.concatenate([x[:, 1] for x in part.inputs])
+    np.testing.assert_allclose(gaps * scaler.scale[1] / 1e6, (gaps * scaler.scale[1] / 1e6).round(), atol=1e-5)
+    assert all(x[0, 1] == 0 < x[1:, 1].min() for x in part.inputs)  # not shifted by their mean
+    stream = Stream(run)
+    for x in part.inputs[0]:
+        scores = stream.step(x)
+    assert run.description.codecs.targets.names[int(stream.output.predict(scores))] == "slow"
+    for name, given, message in (
+        ("lstm", {}, "the data provide dt at each step, but cell 'lstm' takes x alone"),
+        ("cfc", {"time": None}, "gaps requires time"),
+    ):
+        with pytest.raises(UserError, match=message):
+            throughtime.train(data=table, cell=name, out=tmp_path / "other", steps=1, **columns | given, **TINY)
+
+
+def test_a_cell_with_an_input_that_the_data_lack_is_refused(names, tmp_path):
+    @cell
+    def decaying(x, h, dt=inputs(width=1)):
+        return exp(-dt) * tanh(affine("hidden", x, h))
+
+    with pytest.raises(TrainingError, match="cell 'decaying' takes dt at each step, but the data provide x alone"):
+        throughtime.train(data=names, task="classify", cell=decaying, out=tmp_path / "run", steps=1, **TINY)
 
 
 def test_the_task_is_guessed_and_reported(tmp_path, capfd):

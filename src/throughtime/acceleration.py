@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,7 +19,14 @@ from throughtime.exchange.keras.loop import (
 )
 from throughtime.nn import dropin
 from throughtime.nn.hooks import Hookable
-from throughtime.nn.recurrent_policy import accelerate_policy, restore_policy
+from throughtime.nn.recurrent_policy import (
+    accelerate_buffer,
+    accelerate_policy,
+    is_agent,
+    knows_lengths,
+    restore_buffer,
+    restore_policy,
+)
 from throughtime.nn.substitute import Substitute, revert
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {kind.original: kind for kind in (dropin.RNN, dropin.LSTM, dropin.GRU)}
@@ -30,7 +37,7 @@ _QUANTIZED = ("torch.ao.nn.quantized.dynamic.modules.rnn", "torch.ao.nn.quantiza
 _log = logging.getLogger("throughtime")
 
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
@@ -65,18 +72,18 @@ def accelerate(model: Model, *, verbose: bool = False) -> Model:
     For inference in single steps, `freeze` the model, or use a `Stream`.
 
     In Keras models on the torch backend, the loop over time steps of `SimpleRNN`, `LSTM`, `GRU` and `RNN` runs on
-    throughtime's engines; the layers remain Keras's. A recurrent policy of sb3-contrib runs a batch with episode starts
-    in one call instead of step by step.
+    throughtime's engines; the layers remain Keras's. The policy of an agent of sb3-contrib's RecurrentPPO runs a batch
+    with episode starts in one call instead of step by step, and skips the padding of sequences.
 
     Args:
-        model: a torch module or Keras model, or a layer of either.
+        model: a torch module or Keras model, a layer of either, or an agent.
         verbose: whether to print the changed and unchanged layers; they are logged in any case.
 
     Returns:
         The same model.
 
     Raises:
-        UserError: if `model` is not a module.
+        UserError: if `model` is neither a module nor an agent.
     """
     report = substitute_layers(model)
     if verbose:
@@ -85,14 +92,22 @@ def accelerate(model: Model, *, verbose: bool = False) -> Model:
     return model
 
 
-def substitute_layers(model: nn.Module) -> Acceleration:
+def substitute_layers(model: Any) -> Acceleration:
     """Replace layers as `accelerate` does, and return the report."""
-    require_torch_backend(model)
-    _require_module(model, "accelerate")
     changed: dict[str, str] = {}
     left: dict[str, str] = {}
     ours: list[str] = []
-    for name, module in model.named_modules():
+    if is_agent(model):
+        if knows_lengths(model.rollout_buffer):
+            ours.append("rollout_buffer")
+        elif (reason := accelerate_buffer(model.rollout_buffer)) is None:
+            changed["rollout_buffer"] = "minibatches know the lengths of sequences, so that layers skip the padding"
+        else:
+            left["rollout_buffer"] = reason
+        model = model.policy
+    require_torch_backend(model)
+    root = _module(model, "accelerate")
+    for name, module in root.named_modules():
         kind = type(module)
         if kind in _OURS:
             reason = _no_gain(module)
@@ -107,7 +122,7 @@ def substitute_layers(model: nn.Module) -> Acceleration:
             left[name] = reason
         if accelerate_policy(module):
             changed[f"{name}._process_sequence".lstrip(".")] = "one call for all steps, with resets at episode starts"
-    for path, layer in keras_layers(model):
+    for path, layer in keras_layers(root):
         if is_accelerated(layer):
             ours.append(path)
         elif (reason := accelerate_layer(layer)) is None:
@@ -124,31 +139,36 @@ def restore(model: Model) -> Model:
     unfrozen. throughtime cells such as `LSTMCell` become torch's too. Keras layers run Keras's own loop again.
 
     Args:
-        model: any torch module or Keras model.
+        model: any torch module, Keras model or agent.
 
     Returns:
         The same model.
 
     Raises:
-        UserError: if `model` is not a module, or one of its layers is being recorded or edited.
+        UserError: if `model` is neither a module nor an agent, or one of its layers is being recorded or edited.
     """
-    _require_module(model, "restore")
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Substitute)]
+    agent: Any = model if is_agent(model) else None
+    root = _module(model if agent is None else agent.policy, "restore")
+    layers = [(name, module) for name, module in root.named_modules() if isinstance(module, Substitute)]
     for name, module in layers:
         if isinstance(module, Hookable) and module.hooks:
             raise UserError(f"{name or 'the model'} is being recorded or edited: restore the model afterwards.")
     for _, module in layers:
         revert(module)
-    for part in model.modules():
+    for part in root.modules():
         restore_policy(part)
-    for _, layer in keras_layers(model):
+    if agent is not None:
+        restore_buffer(agent.rollout_buffer)
+    for _, layer in keras_layers(root):
         restore_layer(layer)
     return model
 
 
-def _require_module(model: nn.Module, function: str) -> None:
+def _module(model: Any, function: str) -> nn.Module:
+    """Return the model, or raise UserError if it is not a torch module."""
     if not isinstance(model, nn.Module):
         raise UserError(f"{function} takes a torch module, got {type(model).__name__}.")
+    return model
 
 
 def _other(module: nn.Module) -> str | None:

@@ -72,6 +72,9 @@ def _lines(measured: Mapping[str, Any]) -> Iterator[str]:
     yield _INTRODUCTION
     if measured:
         yield _MEASURED.format(**measured)
+        for name, own in measured["cells"].items():
+            if "machine" in own:
+                yield f"`{name}` was measured on {own['machine']}.\n"
     head = ["cell", "parameters", "FLOPs", *(_HEAD if measured else []), "states", "reference"]
     yield from markdown_table([head, *(_row(name, measured) for name in cells.names())])
     for module in dict.fromkeys(cells.get(name).function.__module__ for name in cells.names()):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from throughtime.paths import display_path, missing
 from throughtime.spelling import option
 
 Paths = str | Path | Sequence[str | Path]
+
+GAP = "dt"
+"""The name of the feature, and of the cell's input, for the time since the previous row."""
 
 _SOURCES = (
     "a directory with one .txt file per label and one sequence per line, a directory with one subdirectory of .txt "
@@ -33,6 +37,7 @@ class _Columns:
     text: str | None
     group: str | None
     time: str | None
+    gaps: bool
     features: Sequence[str] | None
     group_by: str | None
 
@@ -74,6 +79,7 @@ def read_labeled(
     text: str | None = None,
     group: str | None = None,
     time: str | None = None,
+    gaps: bool = False,
     columns: Sequence[str] | None = None,
     group_by: str | None = None,
     encoding_errors: str = "strict",
@@ -90,6 +96,8 @@ def read_labeled(
         group: instead of `text`, the column that identifies sequences: rows with the same value form a sequence with
             the numeric columns as features.
         time: the time column, by which the rows of a sequence are sorted; if None, they keep the table's order.
+        gaps: whether to append a feature `dt`, the time since the previous row of the sequence, and 0 in its first row:
+            in microseconds for dates, otherwise in the column's unit.
         columns: the feature columns; all other numeric columns if None.
         group_by: what a split must keep on one side: a column, or "text" to keep identical texts together.
         encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
@@ -108,10 +116,11 @@ def read_labeled(
             raise DataError(missing(path))
     if len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file():
         table = read_table(paths[0], encoding_errors)
-        named = _Columns(label, text, group, time, columns, group_by)
+        named = _Columns(label, text, group, time, gaps, columns, group_by)
         found = _from_table(table, named, optional=min_labels == 0)
     else:
-        of_tables = {"label": label, "text": text, "group": group, "time": time, "columns": columns}
+        of_tables: dict[str, Any] = {"label": label, "text": text, "group": group, "time": time}
+        of_tables |= {"gaps": gaps or None, "columns": columns}
         for keyword, value in of_tables.items():
             if value is not None:
                 raise DataError(
@@ -233,7 +242,7 @@ def _from_table(table: Table, columns: _Columns, optional: bool) -> Labeled:
         )
     groups = None if columns.group_by is None else table.filled(columns.group_by, "group_by")
     if text is not None:
-        for keyword, value in (("time", columns.time), ("columns", columns.features)):
+        for keyword, value in (("time", columns.time), ("gaps", columns.gaps or None), ("columns", columns.features)):
             if value is not None:
                 raise DataError(f"{option(keyword)} requires {option('group')}, not {option('text')}.")
         table.check(text, "text")
@@ -278,6 +287,8 @@ def _series(table: Table, columns: _Columns, labels: list[str], groups: list[str
     assert group is not None
     keys = table.filled(group, "group")
     values = np.stack([table.numbers(column) for column in features], axis=1)
+    if columns.gaps and time is None:
+        raise DataError(f"{option('gaps')} requires {option('time')}, the column with the time of each row.")
     number = {key: k for k, key in enumerate(dict.fromkeys(keys))}  # in order of first rows
     codes = np.array([number[key] for key in keys])
     order = np.argsort(codes, kind="stable")
@@ -297,11 +308,17 @@ def _series(table: Table, columns: _Columns, labels: list[str], groups: list[str
         order = in_time
     starts = np.searchsorted(codes[order], np.arange(len(number)))
     members = np.split(order, starts[1:])
+    series = [values[rows] for rows in members]
+    if columns.gaps and time is not None:
+        stamps = table.stamps(time, "time")
+        between = [np.diff(stamps[rows], prepend=stamps[rows[:1]]) for rows in members]
+        series = [np.column_stack(pair) for pair in zip(series, between, strict=True)]
+        features = [*features, GAP]
     return Labeled(
         table.name,
         _constant(table, labels, members, keys, columns.label) if labels else [],
         list(number),
-        series=[values[rows] for rows in members],
+        series=series,
         features=tuple(features),
         groups=None if groups is None else _constant(table, groups, members, keys, columns.group_by),
         notes=notes,

@@ -135,6 +135,20 @@ class Table:
         ranks: NDArray[np.int64] = self.instants(column, keyword).rank("dense").cast(polars.Int64).to_numpy()
         return ranks
 
+    def stamps(self, column: str, keyword: str) -> NDArray[np.float64]:
+        """Return the times of a column as numbers: microseconds for dates and datetimes, nanoseconds for times of day.
+
+        Raises:
+            DataError: see `instants`.
+        """
+        import polars
+
+        times = self.instants(column, keyword)
+        if times.dtype.is_temporal() and times.dtype != polars.Time:
+            times = times.cast(polars.Datetime("us"))
+        stamps: NDArray[np.float64] = times.to_physical().cast(polars.Float64).to_numpy()
+        return stamps
+
     def instants(self, column: str, keyword: str) -> Any:
         """Return the times of a column as a polars series of numbers, dates, datetimes or times of day.
 

@@ -69,6 +69,10 @@ class WeightLayout:
     gates: tuple[str, ...]
     peepholes: tuple[str, ...] = ()
 
+    def row(self, gate: str) -> int:
+        """The position of a gate among the blocks."""
+        return self.gates.index(gate.removesuffix(_OF_STATE))
+
     def mapping(self, program: Program) -> WeightMapping:
         """The mapping of each parameter's rows; the same for programs that differ only in sizes."""
         return _mapping(self, program)
@@ -195,9 +199,9 @@ def _terms(layout: WeightLayout, parameter: Parameter, part: GateRows, gates: se
         return [(PEEPHOLE, layout.peepholes.index(part.gate))]
     if part.gate == "projection":
         return [(PROJECTION, 0)]
-    row = layout.gates.index(part.gate.removesuffix(_OF_STATE))
+    row = layout.row(part.gate)
     if len(parameter.shape) == 2:
-        return [(INPUT if parameter.name == "weight_x" else RECURRENT, row)]
+        return [(INPUT if parameter.name.partition(".")[0] == "weight_x" else RECURRENT, row)]
     if part.gate.endswith(_OF_STATE):
         return [(RECURRENT_BIAS, row)]
     if part.gate + _OF_STATE in gates:

@@ -158,9 +158,10 @@ def _made(description: Description) -> nn.Module:
             return _recurrent(settings, programs)
         if kind == "SequenceModel":
             _require(settings, "encoder", "output", "dropout", "tie", "skip", "recurrent")
+            recurrent = _recurrent(settings["recurrent"], programs)
             return SequenceModel(
-                encoder_from(settings["encoder"], programs[0].inputs[0].width),
-                _recurrent(settings["recurrent"], programs),
+                encoder_from(settings["encoder"], recurrent.step_size),
+                recurrent,
                 output_from(settings["output"]),
                 dropout=Options(dropout=settings["dropout"]).dropout,
                 tie=settings["tie"] is True,

@@ -211,6 +211,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         return self.programs[0].inputs[1:]
 
     @property
+    def step_size(self) -> int:
+        """The number of features of x and of the other inputs together."""
+        return sum(given.width for given in self.programs[0].inputs)
+
+    @property
     def output_size(self) -> int:
         """The number of features of the output; of each direction's output if they stay separate."""
         return self.options.merged_width(output_width(self.programs[-1]))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from throughtime.errors import UserError
-from throughtime.nn.encoders import Embedding, Encoder
+from throughtime.nn.encoders import Embedding, Encoder, Numeric
 from throughtime.nn.forms import State
 from throughtime.nn.heads import Head
 from throughtime.nn.initialization import Scheme
@@ -25,7 +25,8 @@ class SequenceModel(nn.Module):
     """A network for sequences: an encoder, recurrent layers and a head.
 
     Args:
-        encoder: turns each element of a sequence into a vector.
+        encoder: turns each element of a sequence into a vector. If the layers take inputs other than x, the vectors
+            contain them after x, in the order of `recurrent.step_inputs`.
         recurrent: the layers, time-major. With `returns="last"` the network has one output per sequence, otherwise one
             per step.
         output: the network's output (see `throughtime.outputs`).
@@ -61,15 +62,17 @@ class SequenceModel(nn.Module):
                 "a sequence model needs recurrent layers that return one output per step or sequence, time-major; "
                 f"remove returns='states', merge='none' and batch_first, got {options.data}."
             )
-        if recurrent.step_inputs:
+        if recurrent.step_inputs and not isinstance(encoder, Numeric):
             names = ", ".join(given.name for given in recurrent.step_inputs)
             raise UserError(
-                f"a sequence model takes x alone, but the recurrent layers also take {names} at each step: declare "
-                "that optional in the cell, inputs(optional=True), or concatenate it with x and slice it in the cell."
+                f"a sequence model that embeds its input has no other inputs, but the recurrent layers take {names} at "
+                "each step: use the layers in a module of your own."
             )
-        if encoder.features != recurrent.input_size:
+        if encoder.features != recurrent.step_size:
+            more = "".join(f" + {given.width} of {given.name}" for given in recurrent.step_inputs)
             raise UserError(
-                f"the encoder has {encoder.features} features, but the recurrent layers take {recurrent.input_size}."
+                f"the encoder has {encoder.features} features, but the recurrent layers take "
+                f"{recurrent.input_size}{more}."
             )
         if tie and not isinstance(encoder, Embedding):
             raise UserError("tie needs a network that reads tokens; this one reads numbers.")
@@ -153,7 +156,7 @@ class SequenceModel(nn.Module):
         """Compute the head's output.
 
         Args:
-            inputs: ids `[T, B]` or numbers `[T, B, features]`.
+            inputs: ids `[T, B]` or numbers `[T, B, features]`; the layers' inputs other than x are the last features.
             state: the recurrent layers' initial state; the cell's declared values by default.
             lengths: the number of steps of each sequence; T by default.
             branches: the number of last steps that each continue from the state before all of them, in parallel,
@@ -211,8 +214,18 @@ class SequenceModel(nn.Module):
                 )
             output, state = self._branched(vectors, table, state, branches)
         else:
-            output, state = self.recurrent(vectors, state, lengths=lengths, table=table)
+            output, state = self._run(vectors, state, lengths=lengths, table=table)
         return (dropped(output, rate) if rate else output), state
+
+    def _run(self, vectors: Tensor, state: State | None, **options: Any) -> tuple[Tensor, State]:
+        """Run the layers on vectors, whose last features are the layers' inputs other than x."""
+        others = self.recurrent.step_inputs
+        if others:
+            widths = [self.recurrent.input_size, *(given.width for given in others)]
+            vectors, *parts = torch.split(vectors, widths, -1)
+            options |= zip((given.name for given in others), parts, strict=True)
+        found: tuple[Tensor, State] = self.recurrent(vectors, state, **options)
+        return found
 
     def _branched(
         self, vectors: Tensor, table: Tensor | None, state: State | None, branches: int
@@ -221,10 +234,10 @@ class SequenceModel(nn.Module):
         steps, rows = vectors.shape[:2]
         if not 0 < branches < steps:
             raise UserError(f"branches must be at least 0 and less than the number of steps, {steps}, got {branches}.")
-        first, state = self.recurrent(vectors[:-branches], state, table=table)
+        first, state = self._run(vectors[:-branches], state, table=table)
         starts = tuple(each.repeat(1, branches, 1) for each in ((state,) if isinstance(state, Tensor) else state))
         each_step = vectors[-branches:].flatten(0, 1)[None]
-        last, _ = self.recurrent(each_step, starts[0] if isinstance(state, Tensor) else starts, table=table)
+        last, _ = self._run(each_step, starts[0] if isinstance(state, Tensor) else starts, table=table)
         return torch.cat([first, last.view(branches, rows, -1)]), state
 
 

@@ -205,6 +205,48 @@ def masked_states(program: Program) -> list[int]:
 
 
 @lru_cache(maxsize=256)
+def with_gate_dropout(program: Program, weights: tuple[int, ...]) -> Program:
+    """Add an input `dropout.NAME.GATE` for each gate of these matrices; it scales what the gate's rows multiply.
+
+    In contrast to `with_recurrent_dropout`, each gate has a mask of its own, as in Keras. Each parameter `NAME` becomes
+    one parameter `NAME.GATE` per gate.
+
+    Args:
+        program: the program.
+        weights: the indices of the matrices, in ascending order.
+    """
+    gates = {k: _whole(program.parameters[k]) for k in weights}
+
+    class GateDropout(Rewriting):
+        def adds(self) -> Sequence[Input]:
+            named = [(program.parameters[k], part.gate) for k, parts in gates.items() for part in parts]
+            return [Input(f"dropout.{parameter.name}.{gate}", parameter.shape[1]) for parameter, gate in named]
+
+        def parameter(self, k: int, parameter: Parameter) -> Sequence[Parameter]:
+            if k not in gates:
+                return (parameter,)
+            return [
+                Parameter(
+                    f"{parameter.name}.{part.gate}",
+                    (part.stop - part.start, parameter.shape[1]),
+                    (GateRows(part.gate, 0, part.stop - part.start, part.initial),),
+                )
+                for part in gates[k]
+            ]
+
+        def product(self, id: int, instruction: Instruction, weight: int) -> Symbol:
+            k = instruction["weight"]
+            if k not in gates:
+                return super().product(id, instruction, weight)
+            first = sum(len(gates[before]) for before in weights[: weights.index(k)])
+            masks = self.added[first : first + len(gates[k])]
+            build, source = self.builder, self.values[instruction.args[0]]
+            return build.concat(*(build.linear(source * mask, weight + n) for n, mask in enumerate(masks)))
+
+    return GateDropout(program).result()
+
+
+@lru_cache(maxsize=256)
 def with_heads(program: Program, heads: int) -> Program:
     """Make the recurrent matrices block-diagonal, so that the gates of each head see only that head's units.
 

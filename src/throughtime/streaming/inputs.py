@@ -19,7 +19,7 @@ def joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: i
 
     Args:
         declared: the network's declared inputs, x first.
-        x: the caller's x.
+        x: the caller's x, or all inputs one after another.
         inputs: the caller's other inputs, by name.
         axes: the number of axes of x before the feature axis.
         dtype: the dtype of all inputs.
@@ -33,6 +33,8 @@ def joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: i
         if name not in names:
             has = f"it takes {', '.join(names)}" if names else "it takes x alone"
             raise UserError(f"the network has no input {name!r}{nearest(name, names)} ({has}).")
+    if not inputs and np.shape(x) == (*steps, sum(given.width for given in declared)):
+        return np.asarray(x)
     for name in names:
         if name not in inputs:
             raise UserError(f"missing input {name}, which the network takes at each step: step(x, {name}=...).")

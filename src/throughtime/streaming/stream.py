@@ -128,7 +128,8 @@ class Stream:
                 model, an integer array of token ids `[rows]`, or one id for a single row.
             out: the array to write the result to; if given, nothing is allocated. A new array by default.
             **inputs: the cell's inputs other than x, by name: arrays like x, with their own widths, or a number for a
-                single row and element.
+                single row and element. Without them, x contains them after its own features, as in a batch of a
+                sequence model.
 
         Returns:
             The output `[rows, output_size]`; for a language model, the logits of the next token `[rows, vocabulary]`.

@@ -26,7 +26,7 @@ def parameter_count(network: NetworkOptions, cell: Cell, interface: Interface) -
     with torch.device("meta"):
         returns = "steps" if interface.per_step else "last"
         recurrent = Recurrent.from_programs(programs, network.hidden_size, returns=returns, **network.layer_options())
-        encoder = build_encoder(network, interface, recurrent.input_size)
+        encoder = build_encoder(network, interface, recurrent.step_size)
         model = SequenceModel(encoder, recurrent, interface.output, dropout=network.dropout, tie=network.tie)
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -70,6 +70,8 @@ class Interface:
         per_step: whether there is an output for each step rather than one for each sequence.
         causal: whether an output must not depend on later steps, because it predicts them.
         skip: whether the first input features are added to the output.
+        step_inputs: the names of the cell's inputs other than x that the data provide, each with a width of 1. They are
+            the last features of a step.
     """
 
     kind: str
@@ -78,6 +80,7 @@ class Interface:
     per_step: bool = True
     causal: bool = False
     skip: bool = False
+    step_inputs: Sequence[str] = ()
 
 
 class Batches(Protocol):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from throughtime.codecs import Codecs
 from throughtime.data.augmentation import SoundFeatures, copies, copies_of
-from throughtime.data.labeled import Labeled, read_labeled
+from throughtime.data.labeled import GAP, Labeled, read_labeled
 from throughtime.data.labeled_sounds import hold_sounds, read_labeled_sounds
 from throughtime.data.labels import Labels
 from throughtime.data.log_mel import LogMel
@@ -123,7 +123,8 @@ class Classify(SequenceTask):
         if isinstance(codecs.inputs, SoundFeatures):
             return Interface("numeric", codecs.inputs.size, output, per_step=False)
         if isinstance(codecs.inputs, Scaler):
-            return Interface("numeric", len(codecs.inputs.mean), output, per_step=False)
+            others = (GAP,) if self.options.gaps else ()
+            return Interface("numeric", len(codecs.inputs.mean), output, per_step=False, step_inputs=others)
         return Interface("embedding", codecs.inputs.size, output, per_step=False)
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
@@ -242,7 +243,7 @@ class Classify(SequenceTask):
         options = self.options
         if options.label_pattern is not None or hold_sounds(paths):
             given = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
-            for name, value in {**given, "columns": options.columns}.items():
+            for name, value in {**given, "gaps": options.gaps or None, "columns": options.columns}.items():
                 if value is not None:
                     raise DataError(f"{option(name)} names a table column, but the data are sounds; remove it")
             return read_labeled_sounds(
@@ -255,6 +256,7 @@ class Classify(SequenceTask):
             text=options.text,
             group=options.group,
             time=options.time,
+            gaps=options.gaps,
             columns=columns,
             group_by=options.group_by,
             encoding_errors=options.encoding_errors,
@@ -276,7 +278,8 @@ class Classify(SequenceTask):
             )
             return unfitted.fit([found.recordings[k].samples(unfitted.waveform, mix=True) for k in train])
         if found.series is not None:
-            return Scaler.fit([found.series[k] for k in train])
+            scaler = Scaler.fit([found.series[k] for k in train])
+            return _with_gaps(scaler, [found.series[k] for k in train]) if self.options.gaps else scaler
         assert found.texts is not None
         texts = (found.texts[k] + "\n" for k in train)
         return build_vocabulary(self.options.level, texts, min_count=self.options.min_count)
@@ -309,6 +312,14 @@ class Classify(SequenceTask):
             inputs = [np.asarray(codecs.inputs.encode(text), np.int64) for text in found.texts or ()]
         labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
         return Sequences(inputs, labels, names=found.names, groups=found.groups, features=found.features)
+
+
+def _with_gaps(scaler: Scaler, series: Sequence[NDArray[np.float64]]) -> Scaler:
+    """Return the scaler with the last feature, the time since the previous row, divided by its mean instead."""
+    gaps = np.concatenate([values[1:, -1] for values in series])  # a sequence's first row has no gap
+    mean, scale = scaler.mean.copy(), scaler.scale.copy()
+    mean[-1], scale[-1] = 0.0, gaps.mean() if len(gaps) else 1.0
+    return Scaler(mean, scale)
 
 
 def _numeric(codecs: Codecs) -> bool:

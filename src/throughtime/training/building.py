@@ -28,8 +28,8 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
         interface: the network's inputs and outputs.
 
     Raises:
-        TrainingError: if the embedding can't be tied to the softmax layer, or the cell has no forget gate for the given
-            bias.
+        TrainingError: if the embedding can't be tied to the softmax layer, the cell has no forget gate for the given
+            bias, an option doesn't apply to networks that read numbers, or the data and the cell differ in inputs.
         CellError: if the cell's equations are invalid.
     """
     if network.bidirectional and interface.causal:
@@ -37,13 +37,20 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
             f"{option('bidirectional')} is not allowed: this network predicts later steps, so it must not read them"
         )
     options = Options(bidirectional=network.bidirectional)
-    output = options.merged_width(output_width(cell.program(network.hidden_size, network.hidden_size)))
+    others = interface.step_inputs
+    _require_step_inputs(cell, others)
+    output = options.merged_width(output_width(cell.program(network.hidden_size, network.hidden_size, inputs=others)))
     if interface.kind == "numeric":
         if network.tie:
             raise TrainingError(
                 f"{setting('tie', network.tie)}: this network reads numbers, not tokens; remove {option('tie')}"
             )
-        width = network.embed or interface.size
+        if network.embed and others:
+            raise TrainingError(
+                f"{setting('embed', network.embed)}: the numbers can't be embedded, since the cell also reads "
+                f"{', '.join(others)}; remove {option('embed')}"
+            )
+        width = network.embed or interface.size - len(others)
     else:
         width = network.embed or (output if network.tie else min(output, DEFAULT_EMBED))
     if network.tie and width != output:
@@ -55,7 +62,10 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
     if network.tie and not (interface.per_step and interface.output.width == interface.size):
         raise TrainingError(f"{option('tie')} only works for networks that predict the tokens they read; remove it")
     widths = (width, *[output] * (network.num_layers - 1))
-    programs = [cell.program(each, network.hidden_size) for each in widths]
+    programs = [cell.program(each, network.hidden_size, inputs=others) for each in widths]
+    if any(given.width != 1 for given in programs[0].inputs[1:]):
+        wide = ", ".join(f"{given.name} of width {given.width}" for given in programs[0].inputs[1:])
+        raise TrainingError(f"the data provide one number per step for each input, but {cell.name!r} takes {wide}")
     if network.forget_bias is not None and not forgets(programs[0]):
         raise TrainingError(
             f"{setting('forget_bias', f'{network.forget_bias:g}')}: cell {cell.name!r} "
@@ -82,10 +92,29 @@ def build_encoder(network: NetworkOptions, interface: Interface, features: int) 
     Args:
         network: the network options.
         interface: the network's inputs and outputs.
-        features: the input width of the recurrent layers.
+        features: the total width of the recurrent layers' inputs.
     """
     kind = "projection" if interface.kind == "numeric" and network.embed else interface.kind
     return encoder_from({"kind": kind, "size": interface.size}, features)
+
+
+def _require_step_inputs(cell: Cell, provided: Sequence[str]) -> None:
+    """Raise TrainingError unless a cell takes the inputs other than x that the data provide, and needs no others."""
+    declared = {declaration.name: declaration for _, declaration in cell.inputs}
+    for name in provided:
+        if name not in declared:
+            raise TrainingError(
+                f"the data provide {name} at each step, but cell {cell.name!r} takes x alone: choose a cell with that "
+                f"input, such as cfc, or remove {option('gaps')}"
+            )
+    missing = [name for name, each in declared.items() if not each.optional and name not in provided]
+    if missing:
+        raise TrainingError(
+            f"cell {cell.name!r} takes {', '.join(missing)} at each step, but the data provide "
+            f"{'x alone' if not provided else ', '.join(('x', *provided))}. The times between the rows of a table are "
+            f"an input named dt: --task classify with --time and {option('gaps')}. In Python, the last features of a "
+            "throughtime.nn.sequence_model.SequenceModel's input are the cell's other inputs"
+        )
 
 
 def build_model(
@@ -103,7 +132,7 @@ def build_model(
     recurrent = Recurrent.from_programs(
         programs, network.hidden_size, engine=engine, returns=returns, **network.layer_options()
     )
-    encoder = build_encoder(network, interface, recurrent.input_size)
+    encoder = build_encoder(network, interface, recurrent.step_size)
     model = SequenceModel(
         encoder, recurrent, interface.output, dropout=network.dropout, tie=network.tie, skip=interface.skip
     )

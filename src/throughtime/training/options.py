@@ -33,6 +33,7 @@ class TrainOptions(TypedDict, total=False):
     group: str | None
     time: str | None
     columns: str | None
+    gaps: bool
     group_by: str | None
     valid_share: float | None
     test_share: float | None

@@ -20,6 +20,7 @@ from throughtime.exchange.keras.layers import FUNCTIONS, KERAS_LAYERS, KerasLaye
 from throughtime.nn.forms import form_of, states_of
 from throughtime.nn.stack import Stack
 from throughtime.program.core import Program
+from throughtime.program.rewrite import input_weights, recurrent_weights, with_gate_dropout
 
 _LOOP = "inner_loop"
 _KINDS = ("RNN", "SimpleRNN", "LSTM", "GRU")
@@ -105,8 +106,7 @@ class _Cell(NamedTuple):
 class Loop:
     """A replacement for the `inner_loop` of a Keras layer.
 
-    Calls that throughtime's engines can't run (tensors on another device, graph capture, recurrent dropout in training)
-    are passed to Keras's own loop.
+    Calls that throughtime's engines can't run (on another device, while a graph is captured) go to Keras's own loop.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -131,7 +131,7 @@ class Loop:
         if isinstance(mask, list | tuple):
             mask = mask[0]
         states = keras.tree.flatten(initial_state)
-        if not self._runs([sequences, *states], mask, bool(training)):
+        if not self._runs([sequences, *states], mask):
             return type(self._layer).inner_loop(self._layer, sequences, initial_state, mask, training)  # type: ignore[no-any-return]
         if self._layer.stateful:  # Keras overwrites the initial states with the final ones
             states = [state.clone() for state in states]
@@ -146,20 +146,14 @@ class Loop:
         last, outputs = steps.expanded(x, layer.return_sequences, zero=layer.zero_output_for_mask)
         return last, outputs, keras.tree.pack_sequence_as(initial_state, final)
 
-    def _runs(self, tensors: Sequence[Any], mask: Any, training: bool) -> bool:
+    def _runs(self, tensors: Sequence[Any], mask: Any) -> bool:
         """Check whether throughtime's engines can run this call."""
         x = tensors[0]
         if any(not isinstance(t, Tensor) or t.device.type != "cpu" for t in tensors) or x.dim() != 3 or 0 in x.shape:
             return False
         if mask is not None and not (isinstance(mask, Tensor) and mask.shape[:2].numel() == mask.numel()):
             return False
-        if torch.compiler.is_compiling() or needs_traceable(tensors):
-            return False
-        per_gate = any(
-            c.cell.recurrent_dropout or (c.cell.dropout and getattr(c.cell, "implementation", 2) == 1)
-            for c in self._cells
-        )
-        return not (training and per_gate)
+        return not (torch.compiler.is_compiling() or needs_traceable(tensors))
 
     def _run(
         self, of: _Cell, x: Tensor, states: tuple[Tensor, ...], lengths: Tensor | None, training: bool
@@ -167,16 +161,57 @@ class Loop:
         """Run one cell over all steps."""
         stored = of.stored
         x = x.to(stored.input.dtype)
-        if training and of.cell.dropout:
-            x = x * of.cell.get_dropout_mask(x[:, 0, :])[:, None]
         size = (stored.input.shape[1], stored.recurrent.shape[1], stored.input_bias is not None)
         if size not in of.programs:
             of.programs[size] = program_of(of.layer, *size, of.functions)
         program = of.programs[size]
+        masks: list[Tensor] = []
+        if training:
+            dropped = _Masks.of(of, x, states[0][0])
+            if isinstance(dropped.input, Tensor):  # one mask for all gates
+                x = x * dropped.input[:, None]
+            program, masks = dropped.applied(program, of.layer)
         parameters = of.layer.layout.to_program(of.layer.layout.mapping(program), stored)
-        outputs, final = Stack([[(program, parameters)]]).run(*form_of(x, batch_first=True, lengths=lengths), states)
+        over_steps = [mask[:, None].expand(-1, x.shape[1], -1) for mask in masks]
+        form = form_of(x, batch_first=True, lengths=lengths)
+        outputs, final = Stack([[(program, parameters)]]).run(*form, states, step_inputs=over_steps)
         assert isinstance(outputs, Tensor)  # a single direction
         return outputs, states_of(final)
+
+
+class _Masks(NamedTuple):
+    """The masks of a Keras cell's dropout, which Keras has drawn for the whole sequence.
+
+    Attributes:
+        input: `[B, features]`, or one such mask for each gate; None without dropout.
+        recurrent: `[B, hidden]` for each gate; None without recurrent dropout.
+    """
+
+    input: Tensor | Sequence[Tensor] | None
+    recurrent: Sequence[Tensor] | None
+
+    @classmethod
+    def of(cls, of: _Cell, x: Tensor, state: Tensor) -> _Masks:
+        cell = of.cell
+        # Keras's LSTM and GRU ignore a rate of 1.
+        input, recurrent = (
+            0 < p < 1 or (p and of.layer.kind == "SimpleRNN") for p in (cell.dropout, cell.recurrent_dropout)
+        )
+        of_state = cell.get_recurrent_dropout_mask(state) if recurrent else None
+        if isinstance(of_state, Tensor):
+            of_state = [of_state]  # a SimpleRNN has only one gate
+        return cls(cell.get_dropout_mask(x[:, 0, :]) if input else None, of_state)
+
+    def applied(self, program: Program, layer: KerasLayer) -> tuple[Program, list[Tensor]]:
+        """Return the program with the masks of single gates as inputs, and these masks in the order of the inputs."""
+        by_weight: dict[int, Sequence[Tensor]] = {}
+        if self.input is not None and not isinstance(self.input, Tensor):
+            by_weight |= dict.fromkeys(input_weights(program), self.input)
+        if self.recurrent is not None:
+            by_weight |= dict.fromkeys(recurrent_weights(program), self.recurrent)
+        weights = tuple(sorted(by_weight))
+        masks = [by_weight[k][layer.layout.row(part.gate)] for k in weights for part in program.parameters[k].parts]
+        return (with_gate_dropout(program, weights) if weights else program), masks
 
 
 class _Steps(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
         weight = graph.constant(array(module.encoder.weight).T, "projection_weight")
         bias = graph.constant(array(module.encoder.bias), "projection_bias")
         x = graph.add("Relu", graph.add("Add", graph.add("MatMul", x, weight), bias))
-    (y,), final = add_stack(graph, stack, x)
+    of_layers = _parts(graph, x, [each.width for each in stack.program.inputs])
+    (y,), final = add_stack(graph, stack, of_layers[0], of_layers[1:])
     if module.tie and embedding is not None:
         matrix = graph.add("Transpose", embedding, perm=[1, 0])
     else:
@@ -164,6 +166,16 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     graph.output(name, raw, stack.dtype, (*axes, module.head.output.width))
     declare_final_states(graph, stack, final)
     return stack
+
+
+def _parts(graph: Graph, x: str, widths: Sequence[int]) -> list[str]:
+    """Split the features of x `[T, B, features]` into parts of these widths."""
+    if len(widths) == 1:
+        return [x]
+    ends = np.cumsum([0, *widths])
+    axis = graph.constant(np.array([2]), "features_axis")
+    bounds = [graph.constant(np.array([end]), f"features_{end}") for end in ends]
+    return [graph.add("Slice", x, start, stop, axis) for start, stop in itertools.pairwise(bounds)]
 
 
 def _stack_of(module: _Layers) -> Stack:

@@ -32,6 +32,8 @@ class ClassifyOptions(SequenceOptions):
         text: the table column with the texts, one sequence per row.
         group: the table column that identifies the sequence each row belongs to.
         time: the table column that orders the rows of a sequence.
+        gaps: whether the network also reads the time since the sequence's previous row, in units of the mean; the cell
+            must have an input named dt, as cfc has.
         columns: the numeric table columns to read, separated by commas; all others by default.
         group_by: the column, or the named group in `label_pattern`, whose values must not occur on both sides of a
             split, such as the speaker; the value text keeps identical texts on the same side.
@@ -56,6 +58,7 @@ class ClassifyOptions(SequenceOptions):
     text: str | None = None
     group: str | None = None
     time: str | None = None
+    gaps: bool = False
     columns: str | None = None
     group_by: str | None = None
     label_pattern: Annotated[str | None, AfterValidator(_pattern)] = None
