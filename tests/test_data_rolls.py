@@ -112,6 +112,9 @@ def test_a_directory_of_midi_files(tmp_path):
     pieces = rolls(*range(5, 15))
     for piece in pieces:
         piece[-1, 0] = 1
+    (tmp_path / "flat").mkdir()
+    for part in ("train", "validation", "test"):
+        (tmp_path / "parts" / part).mkdir(parents=True)
     for k, piece in enumerate(pieces):
         write_midi(piece, tmp_path / "flat" / f"{k}.mid", step_seconds=0.3)
         write_midi(piece, tmp_path / "parts" / ["train", "validation", "test"][k % 3] / f"{k}.midi", step_seconds=0.3)

@@ -218,11 +218,14 @@ def test_the_codec_is_saved_without_loss(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"horizon": 250}, "too few for horizon=250"),
-        ({"context": 280}, "too few for horizon=6 and context=280"),
+        (
+            {"horizon": 250},
+            r"horizon=250 .* is too large .*: the largest possible horizon is",
+        ),
+        ({"context": 280}, r"horizon=6 with context=280 is too large .*: even a horiz"),
         ({"horizon": None}, "forecast needs horizon"),
         ({"target": "nothing"}, "has no column 'nothing'"),
-        ({"split": "250,40,10", "horizon": 45}, "no series has enough rows for horizon=45"),
+        ({"split": "250,40,10", "horizon": 45}, r"horizon=45 .* is too large .*: the largest possible horizon is"),
         ({"valid": "other.csv"}, "splits one table by time; use split"),
         ({"data": ("a.csv", "b.csv")}, "reads one table .* got a.csv, b.csv"),
         ({"target": "constant"}, "constant in the training part"),

@@ -112,7 +112,7 @@ def test_lone_surrogates_are_replaced(tmp_path: Path) -> None:
 
 
 def test_report_overwrites_only_reports(tmp_path: Path) -> None:
-    path, other = tmp_path / "new" / "report.html", tmp_path / "mine.html"
+    path, other = tmp_path / "report.html", tmp_path / "mine.html"
     small = made_up(reading=None, values=[])
     write(small, path)
     write(small, path)
@@ -122,7 +122,7 @@ def test_report_overwrites_only_reports(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a directory"):
         write(small, tmp_path)
     assert other.read_text().startswith("<p>my own")
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["mine.html", "new", "report.html"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["mine.html", "report.html"]
 
 
 @pytest.mark.parametrize("package", ["jinja2", "plotly"])

@@ -16,7 +16,7 @@ import throughtime
 from throughtime import Recurrent, cells
 from throughtime.errors import CellError, UserError
 from throughtime.language import affine, cell, exp, inputs, parameter, softplus, state, tanh
-from throughtime.nn.encoders import Embedding, Numeric
+from throughtime.nn.encoders import Embedding, Numeric, Projection
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Point
 
@@ -272,8 +272,9 @@ def test_missing_or_mismatched_inputs_raise():
             layer(input, **given)
     with pytest.raises(UserError, match=r"4 features, but the recurrent layers take 4 \+ 1 of dt \+ 2 of mask"):
         SequenceModel(Numeric(4), layer, Point(1, "mse"))
-    with pytest.raises(UserError, match="embeds its input has no other inputs, but the recurrent layers take dt, mask"):
-        SequenceModel(Embedding(9, 7), layer, Point(1, "mse"))
+    for encoder in (Embedding(9, 7), Projection(9, 7)):
+        with pytest.raises(UserError, match="embeds its input has no other inputs, but the recurrent layers take dt"):
+            SequenceModel(encoder, layer, Point(1, "mse"))
 
     @cell
     def as_wide_as_x(x, h, mask=inputs(width=lambda input_size: input_size)):

@@ -163,6 +163,7 @@ def test_samples_are_written_only_as_midi(run, tmp_path):
 
 def test_the_notes_task_is_guessed_from_data(tmp_path, rolls):
     for part in ("train", "valid", "test"):
+        (tmp_path / "midi" / part).mkdir(parents=True)
         write_midi(scale(5, 0), tmp_path / "midi" / part / "a.mid", step_seconds=0.25)
     (tmp_path / "labels" / "x").mkdir(parents=True)
     (tmp_path / "labels" / "x" / "a.txt").write_text("a")
@@ -174,6 +175,7 @@ def test_the_notes_task_is_guessed_from_data(tmp_path, rolls):
 
 
 def test_a_directory_of_midi_files_is_split(tmp_path):
+    (tmp_path / "data").mkdir()
     for k in range(10):
         write_midi(scale(5 + k, k), tmp_path / "data" / f"{k}.mid", step_seconds=0.25)
     write_midi(scale(30, 0), tmp_path / "valid.mid", step_seconds=0.25)

@@ -129,6 +129,8 @@ def test_the_command_starts_from_another_run(run, tmp_path, capsys):
     arguments = [*run.config.task.data, "--init-from", str(run.path), "--steps", "1", "--out", str(tmp_path / "new")]
     assert main(["train", *arguments, "--hidden", "7"]) == 2
     assert "--hidden 7 doesn't match" in capsys.readouterr().err
+    assert main(["train", *arguments[1:]]) == 2
+    assert "--init-from needs the data to train on" in capsys.readouterr().err
     assert main(["train", *arguments, "--batch", "8", "--window", "10", "--threads", "1"]) == 0
     config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
     assert config["init_from"] == str(run.path)

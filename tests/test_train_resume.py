@@ -124,7 +124,12 @@ def test_two_processes_cannot_train_the_same_run(tmp_path):
         fcntl.flock(log, fcntl.LOCK_EX)
         with pytest.raises(RunError, match="is being trained by another process"):
             resume(run.path, progress=False)
-    assert resume(run.path, progress=False).finished
+        assert run.state == "training"
+        (run.path / "model.safetensors").unlink()
+        with pytest.raises(RunError, match="has no weights yet: it is training"):
+            run.weights()
+    assert run.state == "not finished"
+    assert resume(run.path, progress=False).state == "finished"
 
 
 def test_a_damaged_checkpoint_is_reported(tmp_path):

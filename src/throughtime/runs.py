@@ -16,6 +16,7 @@ report.html         learning curves, gradients before and after training, sample
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,7 +83,7 @@ class Run:
             ("task", self.task.name),
             ("data", self.record.data.name),
             ("network", self.config.network.layers_in_words),
-            ("state", "finished" if self.finished else "not finished"),
+            ("state", self.state),
             ("best", self.best_figure()[2] or "not validated yet"),
         ]
         return html_table(("run", display_path(self.path)), rows)
@@ -330,6 +331,23 @@ class Run:
         return "".join(pieces) if getattr(self.task, "extension", None) is None else pieces
 
     @property
+    def state(self) -> str:
+        """Whether the run is finished, training, or stopped, in words."""
+        return "finished" if self.finished else "training" if self.in_training else "not finished"
+
+    @property
+    def in_training(self) -> bool:
+        """Whether a process is training this run now; it holds a lock on the run's log."""
+        try:
+            with self.log.open() as log:
+                fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @property
     def parameters(self) -> int:
         """The number of trained parameters.
 
@@ -405,6 +423,8 @@ class Run:
 
     def _require_weights(self) -> None:
         if not self.has_weights:
+            if self.in_training:
+                raise RunError(f"{self.path} has no weights yet: it is training, and its first validation comes later")
             raise RunError(
                 f"{self.path} has no weights yet because training stopped before its first validation. "
                 f"Resume with: {command(f'train --resume {shlex.quote(display_path(self.path))}')}"

@@ -123,10 +123,10 @@ def _progress(run: Run) -> str:
         )
     validated = [row for row in run.metrics() if row["valid_loss"] is not None]
     if not validated:
-        return f"not finished: stopped before the first validation; ends after {end}"
+        return f"{run.state}: not validated yet; ends after {end}"
     monitor = f"valid_{run.task.monitor}"
     best = (max if run.task.maximize else min)(validated, key=lambda row: row[monitor] or 0.0)
     return (
-        f"not finished: last validated at step {validated[-1]['step']:,.0f}, ends after {end}; "
+        f"{run.state}: last validated at step {validated[-1]['step']:,.0f}, ends after {end}; "
         f"best at {best['step']:,.0f}, with {run.task.monitor.replace('_', ' ')} {best[monitor]:.4f}"
     )

@@ -45,7 +45,7 @@ def starting() -> Iterator[None]:
 def announce(run: Run, data: Sequence[str] = ()) -> None:
     """Print to standard error which run is used and what it reads."""
     layers = run.config.network.layers_in_words
-    what = f"run {display_path(run.path)} ({run.config.task.task}, {layers}{'' if run.finished else ', not finished'})"
+    what = f"run {display_path(run.path)} ({run.config.task.task}, {layers}{'' if run.finished else f', {run.state}'})"
     names = ["standard input" if name == "-" else display_path(name) for name in data]
     print(f"{what} reads {', '.join(names)}" if names else what, file=sys.stderr, flush=True)
 

@@ -64,7 +64,7 @@ def _of(run: Run) -> dict[str, Any]:
         "figure": figure,
         "value": value,
         "shown": label,
-        "finished": run.finished,
+        "state": run.state,
         "created": run.record.created.isoformat(timespec="seconds"),
     }
 
@@ -76,9 +76,10 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
     out = console()
     rows = []
     for each in found:
-        state = "finished" if each["finished"] else "not finished"
         name = Path(each["data"]).name or each["data"]
-        rows.append((each["run"], each["task"], each["cell"], name, each["shown"] or "-", state, _age(each["created"])))
+        rows.append(
+            (each["run"], each["task"], each["cell"], name, each["shown"] or "-", each["state"], _age(each["created"]))
+        )
     widths = _widths(rows, out.width)
     if widths is None:
         for run, *others, age in rows:

@@ -116,27 +116,17 @@ class SequenceModel(nn.Module):
         scores_tokens = self.per_step and isinstance(output, Categorical)
         return scores_tokens and self.reads_tokens and output.width == self.vocabulary_size
 
+    # Tracing reads every property of a module, so that these two can't raise.
+
     @property
     def vocabulary_size(self) -> int:
-        """The number of tokens in the vocabulary of the input.
-
-        Raises:
-            UserError: if the network reads numbers.
-        """
-        if not isinstance(self.encoder, Embedding):
-            raise UserError("this network reads numbers, not tokens, so it has no vocabulary.")
-        return self.encoder.num_embeddings
+        """The number of tokens in the vocabulary of the input; 0 for a network that reads numbers."""
+        return self.encoder.size if self.reads_tokens else 0
 
     @property
     def input_size(self) -> int:
-        """The number of features per step of a network that reads numbers.
-
-        Raises:
-            UserError: if the network reads tokens.
-        """
-        if self.reads_tokens:
-            raise UserError("this network reads tokens, not numbers, so its input has no features.")
-        return self.encoder.size
+        """The number of features per step of the input; 0 for a network that reads tokens."""
+        return 0 if self.reads_tokens else self.encoder.size
 
     def reset_parameters(
         self, scheme: Scheme = "uniform", forget_bias: float | None = None, *, chrono: float | None = None

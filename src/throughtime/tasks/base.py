@@ -131,6 +131,7 @@ class Task(ABC, Generic[S]):
         prediction_files: the extensions that predictions can be written to, besides tables.
         interfacing: the names of options that must match for a run to start from another run's weights.
         reads_again: whether the training report reads held-out data after the evaluation.
+        default_data: a short name of the data to train on if the user names none; None if data are required.
         shows_reach: whether the training report shows how far gradients reach before and after training.
         per_data: the names of options that apply only to the data they are passed with.
 
@@ -152,6 +153,7 @@ class Task(ABC, Generic[S]):
     interfacing: ClassVar[Sequence[str]] = ()
     per_data: ClassVar[Sequence[str]] = ()
     reads_again: ClassVar[bool] = False
+    default_data: ClassVar[str | None] = None
     shows_reach: ClassVar[bool] = True
 
     def __init__(self, options: TaskOptions) -> None:

@@ -40,6 +40,7 @@ class Text(StreamTask[EncodedText]):
     Options = TextOptions
     options: TextOptions
     fitting = ("vocab_size", "min_count")
+    default_data = "pydoc"
     interfacing = ("level",)
     next_commands = ("sample {} --prompt 'The ' --temperature 0.8", "inspect {}")
     baseline_rows = 1

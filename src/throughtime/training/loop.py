@@ -276,7 +276,7 @@ def _directory(config: TrainConfig) -> Path:
     """Return the run's directory: the requested one, or one under `runs` named by time, cell and data."""
     if config.training.out is not None:
         return Path(config.training.out)
-    first = config.task.data[0] if config.task.data else "pydoc" if config.task.task == "text" else config.task.task
+    first = config.task.data[0] if config.task.data else tasks.get(config.task.task).default_data or config.task.task
     name = "stdin" if first == "-" else Path(first).resolve().stem
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or config.task.task
     path = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.network.cell}-{name}"

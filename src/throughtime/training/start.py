@@ -13,7 +13,7 @@ from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.runs import Run
-from throughtime.spelling import setting
+from throughtime.spelling import option, setting
 from throughtime.stored import WEIGHTS
 from throughtime.tasks.base import Interface
 from throughtime.training.building import programs_of
@@ -78,6 +78,10 @@ class Start:
                 raise TrainingError(
                     f"{setting(name, wanted)} doesn't match {where}, the run to start from, with {found}; remove it"
                 )
+        if not config.task.data and tasks.get(config.task.task).default_data:
+            raise TrainingError(
+                f"{option('init_from')} needs the data to train on; {where} was trained on {run.record.data.name}"
+            )
         if not run.has_weights:
             raise RunError(f"{where} has no weights yet, so no run can start from it")
         run.weights()  # rejects a damaged file
