@@ -15,7 +15,7 @@ from throughtime.data.streams import Streams
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.outputs import Categorical
-from throughtime.spelling import counted
+from throughtime.spelling import counted, option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.generative import Sampling
 from throughtime.tasks.options.text import TextOptions
@@ -66,9 +66,12 @@ class Text(StreamTask[EncodedText]):
             vocabulary=codecs.inputs if codecs else None,
             progress=progress,
         )
-        for what, part in (("validation", corpus.valid), ("test", corpus.test)):
+        for what, name, part in (("validation", "valid", corpus.valid), ("test", "test", corpus.test)):
             if part is not None and part.token_count < 2:
-                raise DataError(f"the {what} text has {part.token_count} token; at least 2 are needed")
+                raise DataError(
+                    f"the {what} text has {part.token_count} token; at least 2 are needed: use more text, or name "
+                    f"another with {option(name)}"
+                )
         return _data(corpus)
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> EncodedText:

@@ -28,6 +28,7 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
     steps, passes = counted(expected, "step"), expected / plan.epoch_steps
     by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
     length = steps if plan.seconds is None else f"{duration(plan.seconds)} of training, about {steps}"
+    epochs = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
     part = ""
     if plan.validate_terms < held_out:
         part = (
@@ -37,9 +38,6 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
         ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
         ("network", f"{config.network.layers_in_words}; {count:,} parameters"),
         ("runs on", where),
-        (
-            "plan",
-            f"{length} of {counted(plan.batch, 'sequence')} ({passes:.2g} epochs); {by}",
-        ),
+        ("plan", f"{length} of {counted(plan.batch, 'sequence')} ({epochs} epochs); {by}"),
         ("legend", f"* marks the best validation so far{part}"),
     ]
