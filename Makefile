@@ -102,7 +102,7 @@ sanitize: build/asan sanitize-threads  ## run the engine's tests under ASan, UBS
 	OMP_NUM_THREADS=2 $(ASAN) -m pytest -s tests/native tests/test_streaming.py \
 	    -k 'not fork and not idle and not environment and not many_rows and not leak and not bounded'
 
-sanitize-quick: build/asan  ## run tests of memory, plans and token ids under ASan and UBSan, in 3 minutes
+sanitize-quick: build/asan  ## run tests of memory, plans, threads and token ids under ASan and UBSan
 	OMP_NUM_THREADS=2 $(ASAN) -m pytest -s tests/native/test_native_memory.py \
 	    tests/native/test_native_plan.py tests/native/test_native_races.py tests/native/test_native_token_ids.py \
 	    -k 'not bounded'

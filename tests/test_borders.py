@@ -30,7 +30,10 @@ import throughtime
 from throughtime.engines import log_fallback
 from throughtime.errors import UserError
 from throughtime.language import affine, sigmoid, tanh
+from throughtime.nn.encoders import Numeric
 from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import Point
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # isort: skip
 
@@ -201,12 +204,14 @@ def test_a_frozen_layer_is_traced() -> None:
 
 
 @border(TRACE)
-def test_a_trace_of_a_language_model() -> None:
-    model = LanguageModel(7, throughtime.Recurrent("lstm", 3, 4)).eval()
-    symbols = torch.arange(60).view(20, 3) % 7
+@pytest.mark.parametrize("reads", ["tokens", "numbers"])
+def test_a_trace_of_a_sequence_model(reads: str) -> None:
+    layer = throughtime.Recurrent("lstm", 3, 4)
+    model = LanguageModel(7, layer) if reads == "tokens" else SequenceModel(Numeric(3), layer, Point(1, "mse"))
+    x = torch.arange(60).view(20, 3) % 7 if reads == "tokens" else torch.randn(20, 2, 3)
     with torch.no_grad():
-        traced = torch.jit.trace(model, symbols)
-        torch.testing.assert_close(traced(symbols.flip(0))[0], model(symbols.flip(0))[0], **CLOSE)
+        traced = torch.jit.trace(model.eval(), x)
+        torch.testing.assert_close(traced(x.flip(0))[0], model(x.flip(0))[0], **CLOSE)
 
 
 @border(TRACE)

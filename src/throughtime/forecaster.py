@@ -70,7 +70,7 @@ class Forecaster(SavedEstimator):
         level: the percentage of values that calibrated intervals should contain.
         cell: the name of a cell, or a custom cell.
         hidden_size, num_layers: the number of units per recurrent layer, and the number of layers.
-        embed: the width of a layer with a ReLU that embeds each step's input. If None, there is no such layer.
+        embed: the width of a layer with a ReLU that embeds each step's input; None to read the input as it is.
         dropout: the dropout probability between layers and for the last layer's output.
         steps, epochs, minutes: the maximum number of weight updates, passes through the data and minutes of training;
             training ends at the first one reached. None sets no limit, and at least one must be set.

@@ -332,7 +332,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """Whether the run is finished, training, or stopped, in words."""
+        """The state in words: "finished", "training" or "not finished"."""
         return "finished" if self.finished else "training" if self.in_training else "not finished"
 
     @property

@@ -40,7 +40,7 @@ class Horizon(NamedTuple):
 
     def __str__(self) -> str:
         if self.lag is not None:
-            return f"{self.lag} step{'s' if self.lag != 1 else ''}"
+            return counted(self.lag, "step")
         if self.grows:
             return f"grows {self.largest:.3g}-fold by lag {self.largest_lag}"
         return f"more than {counted(self.window, 'step')}"
