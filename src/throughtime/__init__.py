@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from throughtime.forecaster import Forecaster
     from throughtime.gradient_check import gradcheck
     from throughtime.model_file import load, save
-    from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from throughtime.nn.dropin import GRU, LSTM, RNN
+    from throughtime.nn.dropin_cells import GRUCell, LSTMCell, RNNCell
     from throughtime.nn.freezing import freeze
     from throughtime.nn.recurrent import Recurrent
     from throughtime.program.cell import Cell, cell
@@ -56,9 +57,9 @@ _HOMES = {
     "GRU": "throughtime.nn.dropin",
     "LSTM": "throughtime.nn.dropin",
     "RNN": "throughtime.nn.dropin",
-    "GRUCell": "throughtime.nn.dropin",
-    "LSTMCell": "throughtime.nn.dropin",
-    "RNNCell": "throughtime.nn.dropin",
+    "GRUCell": "throughtime.nn.dropin_cells",
+    "LSTMCell": "throughtime.nn.dropin_cells",
+    "RNNCell": "throughtime.nn.dropin_cells",
     "Recurrent": "throughtime.nn.recurrent",
     "Cell": "throughtime.program.cell",
     "cell": "throughtime.program.cell",

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from throughtime.engines import get
 from throughtime.errors import ModelError, UserError, nearest
 from throughtime.model_file import Description, ModelFile
-from throughtime.nn import dropin
+from throughtime.nn import dropin, dropin_cells
 from throughtime.nn.encoders import encoder_from
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
@@ -33,9 +33,9 @@ DROP_INS = {
     "RNN": DropIn(dropin.RNN, (*_LAYER, "nonlinearity")),
     "LSTM": DropIn(dropin.LSTM, (*_LAYER, "proj_size")),
     "GRU": DropIn(dropin.GRU, _LAYER),
-    "RNNCell": DropIn(dropin.RNNCell, (*_CELL, "nonlinearity")),
-    "LSTMCell": DropIn(dropin.LSTMCell, _CELL),
-    "GRUCell": DropIn(dropin.GRUCell, _CELL),
+    "RNNCell": DropIn(dropin_cells.RNNCell, (*_CELL, "nonlinearity")),
+    "LSTMCell": DropIn(dropin_cells.LSTMCell, _CELL),
+    "GRUCell": DropIn(dropin_cells.GRUCell, _CELL),
 }
 _MODELS = ("Recurrent", "SequenceModel", *DROP_INS)
 

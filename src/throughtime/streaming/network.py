@@ -268,10 +268,10 @@ def _of_module(module: Any, *, described: bool) -> Network:
         )
     from torch import nn
 
-    from throughtime.nn.dropin import torch_programs
     from throughtime.nn.effective import effective_weights
     from throughtime.nn.recurrent import Recurrent
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.nn.torch_rules import torch_programs
 
     tensors = dict(module.state_dict())
     if isinstance(module, SequenceModel):
