@@ -31,11 +31,13 @@ class Filling:
         return Ready(call, lambda given: {"output": given[0]})
 
 
+@pytest.mark.slow
 def test_peak_excludes_inputs_and_results() -> None:
     found = peak_memory(Filling(), Case(LONG, "lstm", 1, 64, 50_000), threads=1)
     assert abs(found / MEGABYTE - OTHERS) < 2  # what Python itself allocates in a call
 
 
+@pytest.mark.slow
 def test_long_sequence_takes_less_memory_than_one_value_per_unit_and_step() -> None:
     case = Case(LONG, "gru", 1, 64, 100_000)
     assert peak_memory(present(case)[0], case, threads=1) < 0.5 * case.steps * case.hidden * 4

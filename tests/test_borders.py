@@ -245,6 +245,7 @@ def test_a_model_of_the_older_onnx_exporter_depends_on_its_input(model: nn.Modul
 
 
 # One model of each class is traced in every way, each of the others in one.
+@pytest.mark.slow
 @border(MODES)
 @pytest.mark.parametrize(
     ("model", "how"),
@@ -446,6 +447,7 @@ def test_batched_cotangents_through_segments_and_dropout() -> None:
         assert torch.equal(batched[k], torch.autograd.grad(y, x, cotangent, retain_graph=True)[0])
 
 
+@pytest.mark.slow
 @border(OUTSIDE)
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
@@ -519,6 +521,7 @@ def assert_onnx_runtime_agrees(model: nn.Module, folder: Path) -> None:
     np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
@@ -544,6 +547,7 @@ def test_torchs_onnx_exporter_supports_an_accelerated_model(name: str, options: 
     assert_onnx_runtime_agrees(throughtime.accelerate(Tagger()).eval(), tmp_path)
 
 
+@pytest.mark.slow
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_torchs_onnx_exporter_supports_any_cell(tmp_path: Path) -> None:
@@ -882,6 +886,7 @@ def test_dtensors_behave_as_in_torchs_layer_or_raise(distributed: dict[str, str]
     assert not distributed["the other process"]
 
 
+@pytest.mark.slow
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("kind", ["RNN", "Recurrent"])

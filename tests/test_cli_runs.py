@@ -354,6 +354,7 @@ def test_defaults_of_sample_match_the_function():
                 assert here[name].default == parameter.default
 
 
+@pytest.mark.slow
 def test_sample_is_printed_as_it_is_generated(trained):
     command = [sys.executable, "-m", "throughtime", "sample", str(trained[0]), "--length", "100000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -381,6 +382,7 @@ def test_path_that_is_not_a_run_raises(command, tmp_path, capsys):
         assert str(path) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_interrupted_run_says_how_to_resume(text, tmp_path, capfd):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "throughtime", "train", str(text), *SMALL, "--out", str(out), "--steps", "3000"]
@@ -415,6 +417,7 @@ def test_info_describes_a_model_file(tmp_path, capsys):
     assert "damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_using_a_run_does_not_import_torchs_compiler(trained, text):
     code = (
         "import sys; from throughtime.cli.main import main\n"

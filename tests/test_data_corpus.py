@@ -225,6 +225,7 @@ def test_a_text_that_changes_during_reading_is_reported(text, cache_home, monkey
         prepare_text([text])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "megabytes"), [("char", (5, 20)), ("word", (2, 6))])
 def test_memory_use_is_independent_of_text_length(tmp_path, level, megabytes):
     path = tmp_path / "long.txt"

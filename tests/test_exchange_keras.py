@@ -358,6 +358,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs Linux")
 def test_claimed_sizes_do_not_allocate_memory(tmp_path: Path) -> None:
     wide = (1 << 20, 1 << 12)

@@ -43,6 +43,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "training"), [*((name, True) for name in COMPILED), ("noise", False)])
 def test_a_layer_compiles_without_graph_breaks(name: str, training: bool) -> None:
     torch._dynamo.reset()  # each layer is compiled again, and dynamo limits the number of recompilations

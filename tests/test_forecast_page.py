@@ -70,6 +70,7 @@ def test_lookback_is_the_gradient_of_the_forecast(run):
     np.testing.assert_allclose(found.values, sizes / sizes.max(), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_pages_open_without_errors(run, driver, tmp_path):
     data = data_of(run)
     passage = run.task.passage(data.valid, data.codecs, 60, "held out")

@@ -221,6 +221,7 @@ def test_targets_and_weights_of_the_wrong_shape_raise(output):
         head.loss(features, targets, torch.ones(*LEADING, 1))
 
 
+@pytest.mark.slow
 def test_a_mixture_of_logistics_has_exact_tails():
     output = LogisticMixture(256, 4)
     head = Head.of(output, 3)

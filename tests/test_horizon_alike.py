@@ -29,6 +29,7 @@ def labels(path):
     return throughtime.train(data=folder, task="classify", steps=40, out=path / "run", **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [text, labels])
 @pytest.mark.parametrize("losses", [160, 12])
 def test_all_commands_agree_on_a_runs_horizon(make, losses, tmp_path, capsys):

@@ -109,6 +109,7 @@ def test_each_task_is_trained_and_measured(name):
     assert f"memory-{name}" not in tasks.names()
 
 
+@pytest.mark.slow
 def test_a_measurement_from_start_to_end(tmp_path):
     options = {"cells": ["rnn", "gru"], "tasks": ["temporal-order"], "lags": [10, 20, 50], "minutes": 0.12}
     with patch.object(LagTask, "learned", lambda self, figures: self.options.lag == 10):

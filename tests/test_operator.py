@@ -80,6 +80,7 @@ class Net(nn.Module):
         return y.sin().sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "engine"),
     [

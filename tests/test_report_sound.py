@@ -72,6 +72,7 @@ def test_the_loudest_stretch_is_shown() -> None:
     assert means(np.arange(5), 2).tolist() == [0.5, 2.5, 4.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["effect", "audio"])
 def test_train_and_inspect_write_the_page(name: str, request: Any, tmp_path: Any, capsys: Any, driver: Driver) -> None:
     run = request.getfixturevalue(name)

@@ -25,6 +25,7 @@ def strength(color: str) -> float:
     return 0.0 if color == CLEAR else float(color.rstrip(")").split(",")[3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "widths"),
     [("labels", (1280, 400)), ("tags", (400, 1280)), ("roll", (1280, 400)), ("curves", (400, 1280))],

@@ -134,6 +134,7 @@ def test_checkpoint_every_must_be_positive() -> None:
         differentiable_run(get("native"), program, 4, *random_arguments(program), checkpoint_every=0)
 
 
+@pytest.mark.slow
 def test_checkpoints_need_less_than_a_tenth_of_the_memory_of_the_tape() -> None:
     source = """
 import resource, torch

@@ -146,6 +146,7 @@ def test_clipped_samples_are_reported(tmp_path):
     assert data.train.ids[:3].tolist() == [31, 0, 31]
 
 
+@pytest.mark.slow
 def test_mixture_losses_use_the_same_levels(recording, tmp_path):
     run = train(data=recording, output="mixture", components=3, out=tmp_path / "run", **{**TINY, "steps": 200})
     output = run.model().head.output

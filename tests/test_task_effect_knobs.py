@@ -50,6 +50,7 @@ def by_hand(run, dry, gain):
         return run.model()(inputs)[0][:, 0, 0].numpy()
 
 
+@pytest.mark.slow
 def test_a_network_follows_its_knob(run, folder):
     for gain in GAINS:
         found = evaluate(run, sides(folder, gain), knob={"gain": gain})

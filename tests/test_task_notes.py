@@ -203,6 +203,7 @@ def test_unusable_data_are_rejected(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, rolls):
     # An epoch has two batches, so the run is killed in a later one; dropout masks use torch's generator.
     options = {**TINY, "steps": 60, "dropout": 0.3, "recurrent_dropout": 0.2, "data": str(rolls)}

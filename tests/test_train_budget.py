@@ -125,6 +125,7 @@ def test_speed_changes_at_any_time_are_handled_for_every_task(prepared, costs, f
     assert fit.just_validated
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     step=st.floats(0.001, 0.5),

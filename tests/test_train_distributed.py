@@ -78,6 +78,7 @@ def assert_same_gradients(two, one):
         assert [row[name] for name in row if row[name]] == pytest.approx([v for v in expected.values() if v], rel=1e-7)
 
 
+@pytest.mark.slow
 def test_two_processes_match_one_and_resume_bit_for_bit(tmp_path):
     stopped = {"out": str(tmp_path / "stopped")}
     two, done = run_script(tmp_path, stopped=stopped)

@@ -37,6 +37,7 @@ def same(one: Run, other: Run) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more_rows", [3, 38])
 def test_a_run_killed_at_any_moment_resumes_bit_for_bit(tmp_path, whole, more_rows):
     write_text(tmp_path / "text.txt")

@@ -21,6 +21,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +64,28 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
 
 
+@dataclass(frozen=True)
+class Headline:
+    """The metric that represents a run.
+
+    Attributes:
+        part: the data it was measured on, "valid" or "test".
+        metric: its name.
+        value: its value; None before the first validation.
+        partial: whether the final evaluation read only a fraction of the data, for lack of time.
+    """
+
+    part: str
+    metric: str
+    value: float | None
+    partial: bool = False
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return ""
+        return f"{self.part} {self.metric.replace('_', ' ')} {'~' if self.partial else ''}{self.value:.4f}"
+
+
 class Run:
     """A run directory.
 
@@ -84,7 +107,7 @@ class Run:
             ("data", self.record.data.name),
             ("network", self.config.network.layers_in_words),
             ("state", self.state),
-            ("best", self.best_figure()[2] or "not validated yet"),
+            ("result", str(self.headline()) or "not validated yet"),
         ]
         return html_table(("run", display_path(self.path)), rows)
 
@@ -287,25 +310,22 @@ class Run:
         except ValueError as error:
             raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
 
-    def best_figure(self) -> tuple[str, float | None, str]:
-        """Return the validation metric that selects the weights.
+    def headline(self) -> Headline:
+        """Return the metric that represents the run, by which its weights were selected.
 
         Returns:
-            Its name; its final value, or the best so far if the run isn't finished, or None before the first
-            validation; and both as text.
+            Its value on the test data, or on the validation data if there are none; for an unfinished run, the best
+            value of a validation so far.
 
         Raises:
             RunError: if a file is damaged.
         """
-        name, task = self.task.monitor, self.task
-        result = self.result
-        if result and result.get("valid"):
-            value = result["valid"].get(name)
-        else:
+        name, task, result = self.task.monitor, self.task, self.result
+        if result is None:
             found = [row[f"valid_{name}"] for row in self.metrics() if row.get(f"valid_{name}") is not None]
-            value = (max if task.maximize else min)(found, default=None)  # type: ignore[type-var]
-        shown = "" if value is None else f"{name.replace('_', ' ')} {value:.4f}"
-        return name, value, shown
+            return Headline("valid", name, (max if task.maximize else min)(found, default=None))  # type: ignore[type-var]
+        part = "test" if result["test"] else "valid"
+        return Headline(part, name, result[part].get(name), partial=result["measured"][part] < 1)
 
     def evaluate(self, data: str | Path | Sequence[str | Path] | None = None, **options: Any) -> Figures:
         """Evaluate the network, by default on the data that were held out; see `throughtime.evaluate`."""

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 # Runs, gradients, frozen parameters, dropout and streams, which all hold objects of the extension module.
 EVERYTHING = """
 import numpy as np, torch, throughtime
@@ -24,10 +26,12 @@ def output_of(source: str) -> str:
     return run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_nothing_is_leaked() -> None:
     assert output_of(EVERYTHING) == ""
 
 
+@pytest.mark.slow
 def test_a_leak_is_reported() -> None:
     leak = """
 import ctypes

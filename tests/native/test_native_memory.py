@@ -6,6 +6,7 @@ import gc
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 from helpers import flat, random_arguments, run_on
 
@@ -68,6 +69,7 @@ def test_tensors_in_pooled_memory_behave_like_any_other() -> None:
     assert torch.equal(y, wanted[0] + 1)
 
 
+@pytest.mark.slow
 def test_the_memory_pool_is_bounded() -> None:
     def resident() -> int:
         (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmRSS:"))

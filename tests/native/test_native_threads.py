@@ -90,6 +90,7 @@ from throughtime.engines.native import NativeEngine
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system can't pin processes")
 def test_same_bits_while_threads_compete_for_a_processor() -> None:
     # The first thread releases the others at some point that varies, and finishes the run alone.

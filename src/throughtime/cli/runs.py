@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from throughtime.cli.output import console, show_json
 from throughtime.errors import RunError, UserError
 from throughtime.paths import RUNS, display_path, missing, runs_in
-from throughtime.spelling import counted
+from throughtime.spelling import command, counted
 
 if TYPE_CHECKING:
     from throughtime.runs import Run
@@ -46,24 +47,27 @@ def runs(
         return
     if found:
         _show(found)
+        if any(each["partial"] for each in found):
+            print(f"\n~ measured on part of the data; measure on all of them with: {command('evaluate RUN')}")
     for message in damaged:
         print(f"\n{message}")
 
 
 def _of(run: Run) -> dict[str, Any]:
+    from throughtime.runs import Headline
+
     network, task = run.config.network, run.config.task.task
     try:
-        figure, value, label = run.best_figure()
+        headline = run.headline()
     except RunError:
-        figure, value, label = "", None, ""
+        headline = Headline("valid", run.task.monitor, None)
     return {
         "run": display_path(run.path),
         "task": task,
         "cell": f"{network.num_layers} x {network.cell} {network.hidden_size}",
         "data": run.record.data.name,
-        "figure": figure,
-        "value": value,
-        "shown": label,
+        **asdict(headline),
+        "shown": str(headline),
         "state": run.state,
         "created": run.record.created.isoformat(timespec="seconds"),
     }

@@ -132,7 +132,8 @@ def _show(run: Run) -> None:
     assert result is not None
     for what, title in (("valid", "Validation"), ("test", "Test")):
         if result[what]:
-            out.print(f"\n[bold]{title}[/]")
+            share = result["measured"][what]
+            out.print(f"\n[bold]{title}[/]{f', measured on {share:.0%} of the data' if share < 1 else ''}")
             show_rows(evaluation_rows(task, result[what]), "  ")
     for number, text in enumerate(result["samples"], 1):
         out.print(f"\n[bold]Sample {number}[/]\n")

@@ -411,7 +411,8 @@ class Examples(Callback):
             elif text:
                 text = f" {text}"
             if text:
-                _log.info("after %d%% of the training:%s", 25 * quarter, text)
+                resumed = "further " if fit.plan.from_step else ""
+                _log.info("after %d%% of the %straining:%s", 25 * quarter, resumed, text)
         self._quarter = quarter
 
 

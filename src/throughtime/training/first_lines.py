@@ -7,6 +7,7 @@ import torch
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
 from throughtime.spelling import counted, duration
+from throughtime.training.run_config import Plan
 
 
 def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str, str]]:
@@ -24,10 +25,8 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
     where = "a CUDA device" if run.device.type == "cuda" else f"{counted(threads, 'thread')} of the CPU"
     if training.processes > 1:
         where = f"{training.processes} processes, each on {where}"
-    expected = plan.expected_steps
-    steps, passes = counted(expected, "step"), expected / plan.epoch_steps
+    passes = plan.expected_steps / plan.epoch_steps
     by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
-    length = steps if plan.seconds is None else f"{duration(plan.seconds)} of training, about {steps}"
     epochs = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
     part = ""
     if plan.validate_terms < held_out:
@@ -38,6 +37,18 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
         ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
         ("network", f"{config.network.layers_in_words}; {count:,} parameters"),
         ("runs on", where),
-        ("plan", f"{length} of {counted(plan.batch, 'sequence')} ({epochs} epochs); {by}"),
+        ("plan", f"{_length(plan)} of {counted(plan.batch, 'sequence')} ({epochs} epochs); {by}"),
         ("legend", f"* marks the best validation so far{part}"),
     ]
+
+
+def _length(plan: Plan) -> str:
+    """Describe when training ends."""
+    expected = counted(plan.expected_steps, "step")
+    if plan.seconds is None:
+        return expected
+    if plan.steps is None:
+        return f"{duration(plan.seconds)} of training, about {expected}"
+    return (
+        f"{counted(plan.steps, 'step')} or {duration(plan.seconds)} of training, whichever ends first, about {expected}"
+    )

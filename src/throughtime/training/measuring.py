@@ -10,7 +10,7 @@ from typing import Any
 
 from throughtime.paths import display_path
 from throughtime.runs import Run
-from throughtime.spelling import command, option
+from throughtime.spelling import command, counted, option
 from throughtime.tasks.base import Data, Figures, Task
 from throughtime.tasks.generative import Generative
 from throughtime.training.callbacks import BestWeights
@@ -35,11 +35,14 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
         "epochs": training.step / run.plan.epoch_steps,
         "seconds": training.elapsed,
         "best_step": best.step,
+        "measured": {},
     }
     for what, part in (("valid", data.valid), ("test", data.test)):
         result[what] = None
         if part is not None:
-            terms = min(run.plan.evaluate_terms, task.reading(part).terms)
+            every = task.reading(part).terms
+            terms = min(run.plan.evaluate_terms, every)
+            result["measured"][what] = terms / every
             figures = measured(model, task, part, terms=terms, progress=display.progress)
             baselines = task.baseline_figures(run.description.baselines, task.subset(part, terms), data.codecs)
             result[what] = {**figures, "baselines": baselines}
@@ -50,13 +53,11 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
             )
             if worse := worse_than(task, figures, baselines):
                 _log.warning("%s: %s", what, worse)
-            if terms < task.reading(part).terms:
-                _log.info(
-                    "%s: measured on %s of %s %ss", what, f"{terms:,}", f"{task.reading(part).terms:,.0f}", task.unit
-                )  # fmt: skip
+            if terms < every:
+                _log.info("%s: measured on %s of %s", what, f"{terms:,}", counted(every, task.unit))
                 if part is (data.valid if data.test is None else data.test):
-                    every = command(f"evaluate {shlex.quote(display_path(run.path))}")
-                    _log.info("measure on all of them with: %s", every)
+                    evaluate = command(f"evaluate {shlex.quote(display_path(run.path))}")
+                    _log.info("measure on all of them with: %s", evaluate)
     result["samples"] = task.first_samples(model.cpu(), data.codecs) if isinstance(task, Generative) else []
     run.save_result(result)
 
