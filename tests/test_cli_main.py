@@ -7,7 +7,7 @@ import pytest
 
 from throughtime.cli.commands import COMMANDS
 from throughtime.cli.main import main
-from throughtime.errors import DataError
+from throughtime.errors import DataError, Interrupted
 
 
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -109,7 +109,13 @@ def test_system_errors_are_reported(error, told, failing, capsys):
 def test_interruption_is_reported(failing, capsys):
     failing(KeyboardInterrupt())
     assert main(["info"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_stopped_training_is_not_called_an_error(failing, capsys):
+    failing(Interrupted("training was stopped at step 3. Resume with: throughtime train --resume runs/x"))
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err.startswith("Training was stopped at step 3. ")
 
 
 def test_bugs_keep_their_traceback(failing):

@@ -197,11 +197,24 @@ def test_runs_are_listed(several, trained, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "runs/b", "runs/a"]
     loss = Run.open(trained[0]).result["valid"]["loss"]
-    assert all(word in lines[1] for word in ("text", "1 x lstm 8", "text.txt", f"loss {loss:.4f}", " finished"))
-    assert lines[1].split()[-1] in ("now", "minute", "minutes")  # on a busy machine, the run may be minutes old
+    assert all(word in lines[1] for word in ("text", "1 x lstm 8", "text.txt", f"valid loss {loss:.4f}"))
+    assert lines[1].split()[-1] in ("now", "ago")  # on a busy machine, the run may be minutes old
     assert main(["runs", str(several / "runs"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [each["value"] for each in found] == [loss, loss]
+    assert [(each["value"], each["state"]) for each in found] == [(loss, "finished")] * 2
+
+
+def test_runs_show_the_test_result_and_whether_it_is_of_all_data(several, capsys):
+    (several / "runs" / "a" / "result.json").unlink()
+    file = several / "runs" / "b" / "result.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(result | {"test": {"loss": 1.25}, "measured": {"valid": 1.0, "test": 0.5}}))
+    assert main(["runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "test loss ~1.2500" in shown.splitlines()[1]
+    assert shown.splitlines()[2].endswith(", not finished")
+    assert "~ measured on part of the data" in shown
+    assert str(Run.open(several / "runs" / "b").headline()) == "test loss ~1.2500"
 
 
 @pytest.mark.parametrize("columns", [50, 80, 100])
@@ -223,9 +236,7 @@ def test_a_narrow_terminal_shortens_only_the_names_of_runs_and_data(several, col
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["runs"]) == 0
     shown = capsys.readouterr().out
-    assert all(
-        word in shown for word in ("runs/20260102-030405", "text", "1 x lstm 8", " loss ", "finished", "26 minutes")
-    )
+    assert all(word in shown for word in ("runs/20260102-030405", "text", "1 x lstm 8", " loss ", "26 minutes ago"))
     assert all(len(line) <= columns for line in re.sub(r"\x1b\[\d*m", "", shown).splitlines())
     assert ("…" in shown) == (columns > 50)
 
@@ -259,6 +270,7 @@ def test_latest_is_the_newest_run(several, text, capsys):
     assert "runs/a is already finished" in capsys.readouterr().out
     small = ["--batch", "4", "--window", "10", "--threads", "1", "--steps", "1", "--out", "new"]
     assert main(["train", str(text), "--init-from", "latest", *small]) == 0
+    assert f"starting from the weights of {several / 'runs' / 'a'}\n" in capsys.readouterr().err
     assert Run.open("new").config.network.init_from == str(several / "runs" / "a")
 
 
@@ -275,7 +287,7 @@ def test_latest_is_the_newest_run_in_python_too(several):
 
 def test_commands_announce_the_run_and_the_data(trained, text, capsys):
     assert main(["evaluate", str(trained[0]), str(text)]) == 0
-    assert capsys.readouterr().err == f"run {trained[0]} (text, 1 x lstm, 8 units) reads {text}\n"
+    assert capsys.readouterr().err.splitlines()[0] == f"run {trained[0]} (text, 1 x lstm, 8 units) reads {text}"
 
 
 def test_a_prompt_of_unknown_characters_is_reported(trained, capsys, caplog):
@@ -316,9 +328,15 @@ def test_evaluation_without_data_is_of_the_held_out_data(trained, capsys):
     assert main(["evaluate", str(trained[0])]) == 0
     out, err = capsys.readouterr()
     assert "reads the held-out data" in err
+    assert "note: " not in err
     shown = Run.open(trained[0]).result["valid"]
     assert f"{shown['loss']:.4f} nats per character" in out
     assert f"{shown['tokens']:,.0f} predicted" in out
+
+
+def test_evaluation_on_training_data_is_pointed_out(trained, text, capsys):
+    assert main(["evaluate", str(trained[0]), str(text)]) == 0
+    assert f"note: the run was trained on data in {text}; " in capsys.readouterr().err
 
 
 def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):

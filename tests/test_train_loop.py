@@ -79,6 +79,9 @@ def test_the_first_lines_describe_data_network_threads_and_plan(tmp_path, capfd)
     assert lines["plan"] in run.log.read_text()
     read = f"{run.plan.validate_terms:,} of 9,000 characters"
     assert f"a validation reads only {read}" in dict(first_lines(run, run.model(), 9000))["legend"]
+    run.record = run.record.model_copy(update={"plan": run.plan.model_copy(update={"steps": 9, "seconds": 60.0})})
+    plan = dict(first_lines(run, run.model(), 9000))["plan"]
+    assert plan.startswith("9 steps or 1 min 0 s of training, whichever ends first, about 3 steps of 8 sequences")
 
 
 def test_a_pipe_receives_occasional_lines(capfd):

@@ -251,6 +251,12 @@ class Run:
         except ValidationError as error:
             raise UserError(explained(error.errors()[0], kind.Options.model_fields)) from None
 
+    def trained_on(self, paths: Sequence[str | Path]) -> list[str]:
+        """Return those of the paths that are among the files and directories that the run was trained on."""
+        own = [Path(path) for path in self.config.task.data or () if path != "-"]
+        found = [(str(path), Path(path).absolute()) for path in paths if path != "-"]
+        return [name for name, path in found if any(path == each or each in path.parents for each in own)]
+
     @property
     def device(self) -> torch.device:
         """The device that the network runs on."""

@@ -30,8 +30,11 @@ def explained(error: Exception) -> tuple[str, int] | None:
     return None
 
 
-def tell(message: str) -> None:
-    """Write an error message to standard error."""
+def tell(message: str, code: int = WRONG) -> None:
+    """Write an error message to standard error; a run that the user interrupted is not labeled as an error."""
+    if code == INTERRUPTED:
+        typer.echo(message[:1].upper() + message[1:], err=True)
+        return
     # typer honors NO_COLOR where it formats help, but not for text that is already styled.
     colored = not os.environ.get("NO_COLOR")
     label = typer.style("error:", fg="red", bold=True) if colored else "error:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from throughtime.cli.arguments import (
 )
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import announce, show_json, show_rows, starting
-from throughtime.paths import require_data
+from throughtime.paths import display_path, require_data
 
 
 def evaluate(
@@ -52,6 +53,12 @@ def evaluate(
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     require_data(data or ())
     announce(opened, data or ["the held-out data"])
+    if seen := opened.trained_on(data or ()):
+        print(
+            f"note: the run was trained on data in {', '.join(map(display_path, seen))}; "
+            "to measure on data it hasn't seen, leave DATA out or pass other data",
+            file=sys.stderr,
+        )
     with starting():
         from throughtime.training.display import Display
         from throughtime.training.inference import Inference

@@ -132,16 +132,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = explained(error)
         if known is None:
             raise
-        _tell(known[0])
+        _tell(*known)
         return known[1]
     if code == INTERRUPTED:
-        _tell("interrupted.")
+        _tell("interrupted.", code)
     return code if isinstance(code, int) else 0
 
 
-def _tell(message: str) -> None:
+def _tell(message: str, code: int) -> None:
     """Write an error message, unless standard error is closed."""
     try:
-        tell(message)
+        tell(message, code)
     except BrokenPipeError:
         silence_broken_pipes()

@@ -18,7 +18,7 @@ from throughtime.spelling import command, counted
 if TYPE_CHECKING:
     from throughtime.runs import Run
 
-_COLUMNS = ("run", "task", "cell", "data", "result", "state", "age")
+_COLUMNS = ("run", "task", "cell", "data", "result", "started")
 _LEAST = {"data": 4, "run": 21}  # least widths of the columns that may be shortened, in order: runs/DATE-TIME and "…"
 _GAP = 2
 
@@ -81,13 +81,12 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
     rows = []
     for each in found:
         name = Path(each["data"]).name or each["data"]
-        rows.append(
-            (each["run"], each["task"], each["cell"], name, each["shown"] or "-", each["state"], _age(each["created"]))
-        )
+        started = _age(each["created"]) + ("" if each["state"] == "finished" else f", {each['state']}")
+        rows.append((each["run"], each["task"], each["cell"], name, each["shown"] or "-", started))
     widths = _widths(rows, out.width)
     if widths is None:
-        for run, *others, age in rows:
-            out.print(f"[bold]{escape(run)}[/]\n  {escape(', '.join(others))}, {age if age == 'now' else f'{age} ago'}")
+        for run, *others in rows:
+            out.print(f"[bold]{escape(run)}[/]\n  {escape(', '.join(others))}")
         return
     table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
     for column, width in zip(_COLUMNS, widths, strict=True):
@@ -116,5 +115,5 @@ def _age(created: str) -> str:
     seconds = max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(created)).total_seconds())
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:
-            return counted(seconds // size, unit)
-    return "now"
+            return f"{counted(seconds // size, unit)} ago"
+    return "just now"

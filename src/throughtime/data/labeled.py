@@ -16,7 +16,7 @@ from throughtime.data.sound import Recording
 from throughtime.data.table import TABLES, Table, read_table
 from throughtime.errors import DataError
 from throughtime.paths import display_path, missing
-from throughtime.spelling import option
+from throughtime.spelling import counted, option
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -114,7 +114,8 @@ def read_labeled(
     for path in paths:
         if not path.exists():
             raise DataError(missing(path))
-    if len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file():
+    is_table = len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file()
+    if is_table:
         table = read_table(paths[0], encoding_errors)
         named = _Columns(label, text, group, time, gaps, columns, group_by)
         found = _from_table(table, named, optional=min_labels == 0)
@@ -140,7 +141,11 @@ def read_labeled(
     distinct = sorted(set(found.labels))
     if len(distinct) < min_labels:
         only = f" ({distinct[0]!r})" if len(distinct) == 1 else ""
-        raise DataError(f"{found.name} has {len(distinct)} label{only}; at least {min_labels} are needed.")
+        of = "value of the label column" if is_table else "file or subdirectory"
+        raise DataError(
+            f"{found.name} has {counted(len(distinct), 'label')}{only}; at least {min_labels} are needed. Each {of} is "
+            "one label."
+        )
     return found
 
 

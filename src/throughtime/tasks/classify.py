@@ -58,9 +58,9 @@ class Classify(SequenceTask):
     def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect a label column, or a folder that contains only folders."""
         if options.get("label"):
-            return "a label column is set"
+            return f"{option('label')} is set"
         if options.get("label_pattern"):
-            return "a label pattern is set"
+            return f"{option('label_pattern')} is set"
         paths = options.get("data") or ()
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         if len(paths) == 1 and Path(paths[0]).is_dir():

@@ -243,6 +243,8 @@ def _begin(
     task = tasks.get(config.task.task)(config.task)
     data = task.prepare(display.progress, start.codecs)
     notes = [f"task: {task.name}{why and f' ({why})'}", *data.notes]
+    if start.run is not None:
+        notes.append(f"starting from the weights of {display_path(start.run.path)}")
     interface = task.interface(data.codecs)
     chosen = fitted(start, given, task, data, interface)
     start = replace(start, config=chosen.config)

@@ -129,6 +129,12 @@ drawing.training = () => ({
   }),
 });
 
+// An axis over all steps that first shows only the first ones.
+function scrolling(title, first) {
+  const more = first < length ? ` (${length.toLocaleString("en")} in all; drag to see more)` : "";
+  return { title: `${title}${more}`, range: [-0.5, Math.min(length, first) - 0.5] };
+}
+
 const NEAR = 20; // tokens on each side in the running mean
 
 drawing.surprise = () => {
@@ -143,7 +149,7 @@ drawing.surprise = () => {
       { x: losses.map((_, t) => t), y: losses, type: "bar", name: `each ${DATA.step}`, marker: { color: solid("--surprise", 0.45), line: { width: 0 } }, text: around.map(escapeMarks), textposition: "none", hovertemplate: "%{text}<br>%{y:.2f} nats at %{x}<extra></extra>" },
       { x: losses.map((_, t) => t), y: means, name: "running mean", mode: "lines", line: { color: variable("--ink"), width: 1.6 }, hoverinfo: "skip" },
     ],
-    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: { title: `${DATA.step}${SEVERAL ? "" : " position"}`, range: [0, Math.min(length, narrow() ? 200 : 600)] }, yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
+    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: scrolling(`${DATA.step}${SEVERAL ? "" : " position"}`, narrow() ? 200 : 600), yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
     onClick: (point) => goTo(point.x),
   };
 };
@@ -163,7 +169,7 @@ drawing.gates = () => {
     traces: [{ x: [0], y: [0], mode: "markers", opacity: 0, hoverinfo: "skip" }],
     layout: layoutOf({
       margin: { l: 44, r: 6, t: 8, b: 44 },
-      xaxis: { title: `${DATA.step}${SEVERAL ? ", all sequences" : " position"}`, range: [-0.5, Math.min(length, narrow() || SEVERAL ? 150 : 400) - 0.5], showgrid: false },
+      xaxis: { ...scrolling(`${DATA.step}${SEVERAL ? ", all sequences" : " position"}`, narrow() || SEVERAL ? 150 : 400), showgrid: false },
       yaxis: { title: `units, ${orders[byId("order").value].title}`, range: [rows.length - 0.5, -0.5], showticklabels: false, showgrid: false, fixedrange: true },
       images: pictures(value, rows),
       shapes: PARTS.slice(1).map(({ start }) => ({ type: "line", x0: start - 0.5, x1: start - 0.5, yref: "paper", y0: 0, y1: 1, line: { color: variable("--ink"), width: PARTS.length > 60 ? 0.5 : 1 }, opacity: 0.5 })),

@@ -40,7 +40,7 @@ function tell(t) {
   if (READING.choices && (READING.answers.length || Number.isFinite(loss))) parts.push(make("h3", { text: HEADINGS[READING.answers.length ? (WHOLE ? 2 : 1) : 0] }), ...guesses(t));
   if (READING.kind === "roll") parts.push(...keysAt(t));
   if (WHOLE || shown.chosen === t) parts.push(make("h3", { text: "Largest influences, relative to the maximum" }), ...lookedAt(t));
-  if (shown.value?.bytes) parts.push(make("h3", { text: `Most unusual unit values here (${nameOf(shown.value)})` }), ...unusual(t));
+  if (shown.value?.bytes) parts.push(make("h3", { text: `Most unusual units here: ${nameOf(shown.value)}, and its distance from the mean in standard deviations (σ)` }), ...unusual(t));
   byId("detail").replaceChildren(...parts);
 }
 

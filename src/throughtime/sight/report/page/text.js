@@ -116,6 +116,7 @@ function choose(t) {
   shown.chosen = t;
   const radio = document.querySelector('input[name="shade"][value="back"]');
   radio.disabled = t === null && !WHOLE;
+  radio.parentElement.title = radio.disabled ? `Click a ${DATA.step} first` : "";
   if (t !== null) {
     spans[t].classList.add("chosen");
     choosesShade("back");
