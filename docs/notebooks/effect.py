@@ -1,5 +1,5 @@
 # %% [markdown]
-# # An effect: from dry to wet
+# # An effect
 #
 # Model a guitar amplifier from its input and output. The amplifier here is a `tanh` with a low-pass filter.
 
