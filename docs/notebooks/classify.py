@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Labels for sequences
 #
-# Tell apart made-up words of two languages: one likes vowels, the other likes consonants. `classify` needs a
+# Classify made-up words of two languages: one has many vowels, the other many consonants. `classify` needs a
 # directory with one file per label and one sequence per line.
 
 # %%
@@ -21,7 +21,7 @@ run = throughtime.train(
 )
 
 # %% [markdown]
-# The accuracy on words that training never saw, and that of always guessing the same label:
+# This is the accuracy on words that training never saw, and that of always guessing the same label:
 
 # %%
 print(run.result["test"])
@@ -32,7 +32,8 @@ for row in throughtime.predict(run, "words/Kratish.txt").rows:
     break
 
 # %% [markdown]
-# Which letters decided? The gradient of the label's score with respect to each letter says how much it mattered.
+# Which letters decided? The gradient of the label's log-probability with respect to each letter shows how much it
+# mattered.
 
 # %%
 import torch

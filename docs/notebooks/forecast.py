@@ -24,8 +24,8 @@ run = throughtime.train(
 )  # fmt: skip
 
 # %% [markdown]
-# The result compares the network with simple forecasts: the last value, the value a week earlier, and a linear
-# regression. On a series as regular as this one, the regression is hard to beat, so always compare.
+# The result compares the network with three baselines: the last value, the value a week earlier, and a linear
+# regression. On a series as regular as this one, the regression is hard to beat. So always compare.
 
 # %%
 print(run.result["test"])

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A label for every step
 #
-# Find persons in sentences. The file has a token and its tag on each line, and a blank line between sentences. `B-`
-# starts a person's name, `I-` continues it, and `O` is everything else.
+# Find the names of persons in sentences. The file has a token and its tag on each line, and a blank line between
+# sentences. `B-` starts a name, `I-` continues it, and `O` is everything else.
 
 # %%
 import random
@@ -27,7 +27,7 @@ run = throughtime.train(
 )
 
 # %% [markdown]
-# The network is bidirectional. The result has the accuracy and the F1 score of whole spans. Now tag a new sentence:
+# The network is bidirectional. `run.result` has the accuracy and the F1 score of whole spans. Now tag a new sentence:
 
 # %%
 Path("new.bio").write_text("Kurt\nTuring\nfound\nthe\nkey\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Text
 #
-# Train a network to predict the next character, evaluate it, and let it write.
+# Train a network to predict the next character, evaluate it, and let it generate text.
 
 # %%
 from pathlib import Path
@@ -25,8 +25,8 @@ print({name: figures[name] for name in ("loss", "perplexity")})
 print(run.sample("she ", length=120, temperature=0.5))
 
 # %% [markdown]
-# Which unit tracks the text? `throughtime inspect runs/text` writes a report that shades it by any unit. In Python,
-# find and plot the most interesting unit:
+# Does a unit track something in the text? `throughtime inspect runs/text` writes a report that shades the text by the
+# value of any unit. In Python, find and plot the most interesting unit:
 
 # %%
 import torch

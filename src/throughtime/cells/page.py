@@ -15,26 +15,31 @@ from throughtime.tables import markdown_table
 _INTRODUCTION = """\
 # Cells
 
-All named cells. `throughtime cells` lists them, and `throughtime cells NAME` shows one with its program and gradient
-program; `throughtime.Recurrent(NAME, ...)` creates a layer. The tests compare the values and gradients of each cell
-with an independent loop written from its paper.
+This page lists the built-in cells. `throughtime cells` lists their names, and `throughtime cells NAME` prints a cell
+with its program and gradient program. `throughtime.Recurrent(NAME, ...)` creates a layer. The tests compare the values
+and gradients of each cell with an independent loop written from its paper.
 
-I is the width of x and H the number of hidden units; parameters and FLOPs are per hidden unit. FLOPs are those of a
-forward step of one sequence: a matrix product counts its multiplications and additions, and a function such as tanh
-counts as one. Both are for I ≠ H; if I = H, mut1, mut2, sru and rg_lru have one matrix less.
+In the table, I is the width of x and H the number of hidden units. Parameters and FLOPs are per hidden unit. FLOPs are
+those of a forward step of one sequence: a matrix product counts its multiplications and additions, and a function such
+as tanh counts as one. Both are for I ≠ H; if I = H, mut1, mut2, sru and rg_lru have one matrix less.
 
-The equations of each family are derived from the cells' programs (`throughtime.cells.get(NAME).latex()`). W multiplies
+The equations below the table are derived from the cells' programs (`throughtime.cells.get(NAME).latex()`). W multiplies
 the input, R the states, b is a bias, σ the logistic sigmoid and ⊙ the element-wise product. Values have the names under
 which [`throughtime.record`](record.md) records them, except $h_t$ (`hidden`) and $c_t$ (`cell`); a tilde marks a
 pre-activation (`.pre`).
 """
 
 _MEASURED = """\
-Measured on {machine}: a training step (forward and all gradients) of one layer by the native engine, float32, batch
-{batch}, I = H = {hidden}, {steps} time steps, {threads} threads. *Steps/s* is the number of training steps per second;
-*GFLOP/s* counts only the matrix products; *of lstm* is relative to the LSTM in the same rounds; *times a torch loop* is
-how much longer the same cell takes as a Python loop of torch operations. *Horizon* is the number of steps after which
-1% of the gradient is left, in an untrained layer of {horizon_hidden} units with random input.
+The speed is that of a training step (forward and all gradients) of one layer on the native engine: float32, batch
+{batch}, I = H = {hidden}, {steps} time steps, {threads} threads.
+
+- *Steps/s*: training steps per second; *of lstm* is relative to the LSTM in the same rounds
+- *GFLOP/s*: the rate of the matrix products alone; *of lstm* as above
+- *Times a torch loop*: the time of the same cell as a Python loop of torch operations, divided by the engine's
+- *Horizon*: the number of steps back after which 1% of the [gradient](horizon.md) is left, in an untrained layer of
+  {horizon_hidden} units with random input
+
+Machine: {machine}.
 """
 
 
