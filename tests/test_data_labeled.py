@@ -194,7 +194,7 @@ def test_mismatched_paths_and_options_are_rejected(tmp_path):
         (SERIES, {"columns": ["z"]}, r"no column 'z' \(columns\)\. Its columns"),
         (SERIES, {"columns": []}, "one or more distinct columns"),
         (SERIES, {"columns": ["x", "x"]}, "one or more distinct columns"),
-        (SERIES, {"columns": ["t"]}, "'t' is used both as a feature and otherwise"),
+        (SERIES, {"columns": ["t"]}, "'t' can't be a feature"),
         (
             SERIES,
             {"columns": ["note"]},

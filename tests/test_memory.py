@@ -118,7 +118,7 @@ def test_a_measurement_from_start_to_end(tmp_path):
         ("rnn", 10), ("rnn", 20), ("gru", 10), ("gru", 20)
     ]  # fmt: skip
     assert {each["claim"] for each in found["claims"]} >= {"a plain RNN spans about ten steps"}
-    assert "What textbooks say" in (tmp_path / "m" / "memory.html").read_text()
+    assert "Textbook claims" in (tmp_path / "m" / "memory.html").read_text()
     assert json.loads((tmp_path / "m" / "memory.json").read_text())["longest"] == found["longest"]
     with patch("throughtime.studies.memory.fit", side_effect=AssertionError):  # nothing is measured twice
         again = throughtime.memory(out=tmp_path / "m", **options, **SMALL)

@@ -21,7 +21,7 @@ import throughtime
 from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.nn.language_model import LanguageModel
-from throughtime.program.recording import Stretch, with_outputs
+from throughtime.program.recording import ValueSlice, with_outputs
 
 
 def gradients(model, x, loss):
@@ -203,7 +203,7 @@ def test_residuals_are_not_copied():
     from throughtime.program.gradient import everything_wanted, with_residuals
 
     augmented = with_residuals(program, everything_wanted(program))
-    gates = tuple(Stretch(program.values[name], 0, 5) for name in ("input", "forget", "candidate", "output"))
+    gates = tuple(ValueSlice(program.values[name], 0, 5) for name in ("input", "forget", "candidate", "output"))
     full, _ = with_outputs(augmented, gates, len(program.outputs))
     assert full == augmented
 

@@ -440,7 +440,7 @@ class TestRefusals:
             ({"steps": [0.5]}, "integers"),
             ({"targets": torch.zeros(2)}, "targets require a sequence model"),
             ({"loss": lambda given: given[0]}, "must be a scalar"),
-            ({"loss": lambda given: X.sum()}, "no gradient arrives"),
+            ({"loss": lambda given: X.sum()}, "but no gradient reaches them"),
         ],
     )
     def test_invalid_argument(self, options, message):

@@ -47,7 +47,7 @@ class Acceleration:
     Attributes:
         changed: the names of the changed layers, with descriptions of the changes.
         left: the names of the unchanged layers, with the reasons.
-        ours: the names of the layers that were throughtime's before.
+        ours: the names of the layers that were throughtime's already.
     """
 
     changed: dict[str, str]
@@ -56,7 +56,7 @@ class Acceleration:
 
     def __str__(self) -> str:
         lines = [f"changed {name or 'the model'}: {what}" for name, what in self.changed.items()]
-        lines += [f"left {name or 'the model'}: {why}" for name, why in self.left.items()]
+        lines += [f"unchanged {name or 'the model'}: {why}" for name, why in self.left.items()]
         if self.ours and not self.changed:
             lines.append(f"already accelerated: {', '.join(name or 'the model' for name in self.ours)}")
         return "\n".join(lines) or "no recurrent layer found"
@@ -101,7 +101,7 @@ def substitute_layers(model: Any) -> Acceleration:
         if knows_lengths(model.rollout_buffer):
             ours.append("rollout_buffer")
         elif (reason := accelerate_buffer(model.rollout_buffer)) is None:
-            changed["rollout_buffer"] = "minibatches know the lengths of sequences, so that layers skip the padding"
+            changed["rollout_buffer"] = "minibatches include the lengths of sequences, so that layers skip the padding"
         else:
             left["rollout_buffer"] = reason
         model = model.policy

@@ -48,7 +48,7 @@ class Options(BaseModel):
     The docstring of each subclass describes its own fields under "Attributes:".
     """
 
-    # A command builds the validators of only the options that it validates.
+    # Validators are built on first use, because a command validates only some of the options.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @classmethod

@@ -26,8 +26,8 @@ def check(program: Program) -> None:
 def test_a_gru_has_no_separate_sums() -> None:
     """All four sums are fused into products, and each matrix is divided into the gates' and the candidate's rows."""
     body = join(cells.get("gru").program(3, 4))
-    stretches = [(i["weight"], i["first"], i.width) for i in body.values() if i.op == "linear"]
-    assert sorted(stretches) == [(0, 0, 8), (0, 8, 4), (1, 0, 8), (1, 8, 4)]
+    slices = [(i["weight"], i["first"], i.width) for i in body.values() if i.op == "linear"]
+    assert sorted(slices) == [(0, 0, 8), (0, 8, 4), (1, 0, 8), (1, 8, 4)]
     assert all(len(i.args) == 2 for i in body.values() if i.op == "linear")
     assert not any(i.op in ("add", "add3") for i in body.values())
     check(cells.get("gru").program(3, 4))

@@ -1,4 +1,4 @@
-"""The interface of a contestant: prepare a case as a call to be timed and a way to read its results."""
+"""The interface of a contestant, which prepares a case as a call to time and a function that reads its results."""
 
 from __future__ import annotations
 

@@ -202,6 +202,6 @@ def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
 
 
 def _shortened(curves: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """Cut the curves where the last of them leaves the plot."""
+    """Cut all curves at the lag where the last of them drops below the plot."""
     seen = [n for curve in curves.values() for n, value in enumerate(curve) if value >= 10.0**-_DECADES]
     return {name: curve[: max(seen, default=0) + 2] for name, curve in curves.items()}

@@ -26,7 +26,7 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=piped, width=_UNBOUNDED if piped else None)
 
 
-_UNBOUNDED = 100_000  # columns, more than any table has
+_UNBOUNDED = 100_000  # columns; wider than any table
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def show_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
     out = console()
     for label, text in rows:
         first = f"{indent}{label:<{width}}"
-        if out.width - len(first) < _RIBBON or not out.is_terminal:
+        if out.width - len(first) < _MIN_WRAPPED or not out.is_terminal:
             print(first + text)
         else:
             print(textwrap.fill(text, out.width, initial_indent=first, subsequent_indent=" " * len(first)))
@@ -107,4 +107,4 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console().print(table)
 
 
-_RIBBON = 20  # columns; narrower columns are not wrapped
+_MIN_WRAPPED = 20  # columns; narrower columns are not wrapped

@@ -69,7 +69,7 @@ class Segments:
         return self._groups * self._windows
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a step; steps count on across epochs."""
+        """Return the batch of a step, counted from 0 over all epochs."""
         epoch, rest = divmod(step, len(self))
         group, window = divmod(rest, self._windows)
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._starts))

@@ -252,7 +252,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
         raise DataError(f"{name} is empty; expected a table with a header.") from None
     except (polars.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
-        if "more fields" in reason:  # polars adds advice on an argument that our users don't have
+        if "more fields" in reason:  # polars suggests an argument that our users can't set
             reason = "a row has more cells than the header has columns; quote cells that contain the separator."
         raise DataError(f"{name} is not a readable {kind} table: {reason}") from None
     if frame.height == 0:

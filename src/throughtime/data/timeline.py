@@ -250,10 +250,10 @@ class Timeline:
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            ValueError, TypeError: if the data is damaged.
+            ValueError, TypeError: if the data are damaged.
         """
         found = cls(**data)
         if found.unit not in ("us", "month", "number") or type(found.step) is not int or found.step < 1:

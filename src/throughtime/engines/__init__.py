@@ -38,7 +38,7 @@ def get(name: str) -> Engine:
     """Look up an engine by name.
 
     Raises:
-        UserError: if there is none of that name; the message suggests the most similar one.
+        UserError: if there is no engine with that name; the message suggests the most similar one.
     """
     if name not in _HOMES:
         raise UserError(f"no engine named {name!r}{nearest(name, NAMES)} (choose from {', '.join(NAMES)}).")

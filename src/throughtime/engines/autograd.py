@@ -39,7 +39,7 @@ class Pass(NamedTuple):
         segment_steps: the length of a segment for checkpointing long sequences. Only the states between segments are
             saved (the engine may round the length up), and the backward pass recomputes each segment. Gradients are
             bitwise the same. Second derivatives and taps still need the full memory. None saves all residuals.
-        tap: the values to hand out in addition to the result.
+        tap: the values to expose in addition to the result.
         own_outputs: the number of outputs before the residuals; all outputs if None.
     """
 
@@ -90,7 +90,7 @@ class Pass(NamedTuple):
         return this.differentiable(this.with_states(operands) if segmented else operands, as_operator=False)
 
     def execute(self, operands: Operands) -> Result:
-        """Run the program on the engine without autograd, and hand tapped values out."""
+        """Run the program on the engine without autograd, and pass tapped values to the tap."""
         if self.tap is None:
             return self.engine.run(self.program, operands, self.layout)
         program, found = with_outputs(self.program, self.tap.values, self.own)
@@ -133,7 +133,7 @@ class Pass(NamedTuple):
         augmented = Pass(
             self.engine, with_residuals(program, wanted, self.tapped), self.layout, None, self.tap, self.own
         )
-        # Tapped values are handed out only once, so a run with a tap must not be repeated.
+        # A tap must receive its values only once, so a run with a tap must not be repeated.
         closed = closed or self.tap is not None
         given = _Run.apply(augmented, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
         every = split(given, len(given) - len(program.states) - len(program.reductions), len(program.states))
@@ -150,8 +150,8 @@ class Pass(NamedTuple):
         tap = None
         if self.tap is not None and self.tap.gradients:
             gradient_of = dict(zip(self.tapped, plan.seen, strict=True))
-            stretches = tuple(s._replace(value=gradient_of[s.value]) for s in self.tap.gradients)
-            tap = Tap(stretches, self.tap.receive_gradients)
+            slices = tuple(s._replace(value=gradient_of[s.value]) for s in self.tap.gradients)
+            tap = Tap(slices, self.tap.receive_gradients)
         return Pass(self.engine, plan.program, self.layout, self.segment_steps, tap)
 
     def fakes(self, program: Program, like: Tensor) -> list[Tensor]:

@@ -85,7 +85,7 @@ def are_plain(parameters: Iterable[Tensor]) -> bool:
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is a dense CPU tensor, including negative views and zero tensors.
 
-    A tensor of the type `Parameter` always is, as torch doesn't give other tensors that type.
+    A tensor whose type is exactly `Parameter` always is, because torch doesn't use that type for other tensors.
     """
     kind = type(tensor)
     if kind is nn.Parameter:

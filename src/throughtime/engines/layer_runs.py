@@ -45,7 +45,7 @@ class LayerRun(NamedTuple):
         return TORCH_LAYERS[self.mode]
 
     def run(self, x: Tensor, states: Sequence[Tensor], stored: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Run the layer differentiably, to the same bits as a `Pass`.
+        """Run the layer differentiably; results are bit-identical to those of a `Pass`.
 
         Args:
             x: `[T, B, input]`.

@@ -157,7 +157,8 @@ def joined_gradients(
         sources: the rows; see `sources_of_gradients`.
         gradients: the gradients by the parameters' indices.
         width: the hidden size.
-        taken: the parameters whose gradients are in use; one that isn't may be returned as it is, and is added.
+        taken: the parameters whose gradients are in use. The gradient of another parameter may be returned without a
+            copy; the parameter is then added.
     """
     if len(sources) > 1:
         return _joined([_rows(gradients[k], start * width, (stop - start) * width) for k, start, stop in sources])

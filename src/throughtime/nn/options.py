@@ -222,7 +222,7 @@ _TORCH_NAMES = {"proj_size": "projection", "nonlinearity": "activation"}
 
 
 def require_hyper(names: Iterable[str], cell: Cell, options: Iterable[str]) -> None:
-    """Refuse hyper-parameters that a cell doesn't have.
+    """Raise UserError for hyper-parameters that a cell doesn't have.
 
     Args:
         names: the hyper-parameters.

@@ -20,7 +20,7 @@ from throughtime.nn.freezing import Freezable
 from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable, Starts
 from throughtime.nn.initialization import Scheme, initialize
-from throughtime.nn.look_up import TokenIds, over_rows_of
+from throughtime.nn.look_up import TokenIds, layers_over_ids
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
@@ -318,7 +318,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         if not (plain and alone) or 2 * len(table) > ids.numel() or in_autocast(table):
             return None
         layers = self._own_layers()
-        return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
+        return layers_over_ids(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
 
     def _check(self, input: Tensor | PackedSequence, state: State | None) -> None:
         packed, states = isinstance(input, PackedSequence), states_of(state)

@@ -50,7 +50,7 @@ def restore_policy(module: nn.Module) -> None:
 
 
 def accelerate_buffer(buffer: Any) -> str | None:
-    """Let a recurrent rollout buffer of sb3-contrib tell the policy the lengths of its padded sequences.
+    """Make a recurrent rollout buffer of sb3-contrib pass the lengths of its padded sequences to the policy.
 
     Returns:
         Why the buffer was not changed; None if it was.
@@ -77,7 +77,7 @@ def restore_buffer(buffer: Any) -> None:
 def samples_with_lengths(method: Callable[..., Any], buffer: Any, *args: Any, **options: Any) -> Any:
     """Return a buffer's minibatch, with the lengths of its sequences as an attribute of the episode starts.
 
-    The policy isn't given the mask of the steps that count, but it is given this tensor of episode starts.
+    The policy doesn't receive the mask of valid steps, but it does receive this tensor of episode starts.
     """
     samples = method(buffer, *args, **options)
     rows = samples.lstm_states.pi[0].shape[1]

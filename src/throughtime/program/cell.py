@@ -179,7 +179,7 @@ class Cell:
             raise self._error(
                 f"a state's name must consist of letters, digits and _, with dots between words; got {name!r}."
             )
-        if isinstance(given, InputDeclaration) and name in _TAKEN_NAMES:
+        if isinstance(given, InputDeclaration) and name in _RESERVED_NAMES:
             raise self._error(f"an input can't be named {name!r}: layers have an argument of that name.")
         return replace(given, name=name)
 
@@ -233,7 +233,7 @@ class Cell:
             except Exception as error:
                 raise self._at_its_line(error)  # noqa: B904  # which sets the cause
         given = self._returned(result, names, trace)
-        labels = [*trace.settle().items(), *((d.name, further[a].id) for a, d in given_inputs)]
+        labels = [*trace.linear_gates().items(), *((d.name, further[a].id) for a, d in given_inputs)]
         for name, before, after in zip(names, old, given[-len(old) :], strict=True):
             if before.width != after.width:
                 raise self._error(
@@ -276,8 +276,8 @@ class Cell:
         return given
 
 
-# The names of arguments of a layer's call.
-_TAKEN_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
+# The names of a layer's own arguments.
+_RESERVED_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
 
 
 def _count(number: int, thing: str) -> str:

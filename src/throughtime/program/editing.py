@@ -39,7 +39,7 @@ class Edit:
     python: bool = False
 
 
-class NotOfTheLanguage(UserError):
+class OutsideLanguageError(UserError):
     """Raised for an edit function that can't be part of a program."""
 
     def __init__(self, label: str, what: str) -> None:
@@ -93,7 +93,7 @@ class _Editing(Rewriting):
             given = self._with_part(given, start, edit)
         return given
 
-    def _given_out(self, id: int, became: dict[int, Symbol]) -> Symbol:
+    def _output_symbol(self, id: int, became: dict[int, Symbol]) -> Symbol:
         return self.values[id]  # a state's outputs are its edited value
 
     def _width(self, edit: Edit) -> int:
@@ -136,11 +136,11 @@ class _Editing(Rewriting):
         try:
             new = function(old, *others)
         except Exception as error:
-            raise NotOfTheLanguage(edit.label, f"{type(error).__name__}: {error}") from error
+            raise OutsideLanguageError(edit.label, f"{type(error).__name__}: {error}") from error
         if isinstance(new, Real) and not isinstance(new, bool) and not math.isnan(new):
             return self.builder.constant(float(new), old.width)
         if not isinstance(new, Symbol) or new.builder is not self.builder:
-            raise NotOfTheLanguage(edit.label, f"It returned {type(new).__name__} {new!r}.")
+            raise OutsideLanguageError(edit.label, f"It returned {type(new).__name__} {new!r}.")
         if new.width not in (1, old.width):
             raise UserError(f"the edit of {edit.label!r} must have width {old.width}, got {new.width}.")
         return self.builder.expand(new, old.width)

@@ -244,15 +244,15 @@ class _Adjoint(Derivation):
         """Sum a value's gradients, some of which cover only a slice of it."""
         pieces, width = self.pieces[id], self.program.body[id].width
         edges = sorted({0, width, *(e for p in pieces for e in (p.start, p.start + p.symbol.width))})
-        stretches = []
+        slices = []
         for start, stop in pairwise(edges):
             covering = [p for p in pieces if p.start <= start and stop <= p.start + p.symbol.width]
             total: Symbol | None = None
             for piece in covering:
                 part = self.builder.slice(piece.symbol, start - piece.start, stop - start)
                 total = part if total is None else total + part
-            stretches.append(self.builder.constant(0.0, stop - start) if total is None else total)
-        return self.builder.concat(*stretches)
+            slices.append(self.builder.constant(0.0, stop - start) if total is None else total)
+        return self.builder.concat(*slices)
 
 
 def _active(program: Program, wanted: Slots, seen: tuple[int, ...], single_step: bool) -> set[int]:

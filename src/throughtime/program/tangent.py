@@ -34,7 +34,7 @@ _MOVES = ("slice", "concat", "expand")  # move elements without computing anythi
 
 @dataclass(frozen=True)
 class Tangent:
-    """A tangent program and where its arguments come from.
+    """A tangent program and the sources of its arguments.
 
     Attributes:
         program: the tangent program. Its inputs are the forward program's inputs that it reads, then the outputs that

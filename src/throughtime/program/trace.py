@@ -264,7 +264,7 @@ class Trace(Builder):
         result = super().pointwise(op, *values)
         gates = [v for v in values if isinstance(v, Symbol) and v.id in self._pending]
         if op in ("add", "sub") and gates:
-            self.promise(result, self.withdraw(gates[0]))
+            self.mark_gate(result, self.unmark_gate(gates[0]))
             gates = gates[1:]
         elif len(values) == 1 and gates and op != "neg":
             gate = self._pending.pop(gates[0].id)
@@ -275,16 +275,16 @@ class Trace(Builder):
             self._name_linear_gate(value.id)
         return result
 
-    def withdraw(self, value: Symbol) -> str | None:
+    def unmark_gate(self, value: Symbol) -> str | None:
         """Unmark a value as a gate's pre-activation; returns the gate's name."""
         return self._pending.pop(value.id, None)
 
-    def promise(self, value: Symbol, gate: str | None) -> None:
+    def mark_gate(self, value: Symbol, gate: str | None) -> None:
         """Mark a value as the pre-activation of a gate."""
         if gate is not None:
             self._pending[value.id] = gate
 
-    def settle(self) -> dict[str, int]:
+    def linear_gates(self) -> dict[str, int]:
         """The names of linear gates, whose value is the pre-activation itself."""
         return {name: id for id, gate in self._pending.items() for name in (gate, f"{gate}.pre")}
 

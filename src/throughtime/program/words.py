@@ -51,7 +51,7 @@ def unknown_word(name: str, what: str = "") -> str:
         return f"{_UNSUPPORTED[name]}."
     if name in words and not what:
         return f"{name!r} is not imported; add `from throughtime.language import {name}`."
-    what = what or f"{name!r} is neither a variable of the cell nor a word of throughtime.language"
+    what = what or f"{name!r} is neither a variable of the cell nor a function of throughtime.language"
     if word := word_for(name):
         return f"{what}; use throughtime.language.{word}."
     return f"{what}{nearest(name, words, 3) or '.'}"

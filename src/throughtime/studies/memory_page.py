@@ -64,7 +64,7 @@ def memory_page(result: Mapping[str, Any]) -> str:
     sections = [
         Section("The longest lag that each cell learned", [explained], head(result), rows(result),
                 figures=[picture(result)]),
-        Section("What textbooks say", sentences(result) or ["The claims concern the plain RNN, which wasn't run."]),
+        Section("Textbook claims", sentences(result) or ["The claims concern the plain RNN, which was not run."]),
         Section("The tasks", [_describe(name) for name in result["longest"]]),
         Section("All attempts", [_FIGURE], ["task", "cell", "lag", "learned", "figure", "steps", "seconds"], attempts),
     ]  # fmt: skip

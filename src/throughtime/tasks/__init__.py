@@ -1,4 +1,4 @@
-"""Tasks: what a network learns, one task per module. Training, evaluation and reports know no particular task."""
+"""Tasks, one per module. Training, evaluation and reports use only the interface `Task`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tu
 
 
 def _why_text(data: Any) -> str:
-    """Say why data are learned as text when no other task claims them.
+    """Explain why the task is text: no other task matches the data.
 
     Raises:
         TrainingError: if the data contain a table.

@@ -13,8 +13,8 @@ from throughtime.data.sound import BLOCK
 from throughtime.data.waveform import Quantization
 
 _ORDERS = (2, 16)  # the orders of the linear predictors
-_FITTED = 64  # the maximum number of training stretches to fit baselines to
-_STRETCH = 1 << 14  # the length of such a stretch in samples
+_FITTED = 64  # the maximum number of training excerpts to fit baselines to
+_STRETCH = 1 << 14  # the length of an excerpt in samples
 _MAX_ERRORS = 200_000  # the maximum number of errors to fit a distribution to
 
 

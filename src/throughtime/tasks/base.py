@@ -1,4 +1,4 @@
-"""The interface of a task: everything that training, evaluation, prediction and reports need to know about it."""
+"""The interface of a task, as used by training, evaluation, prediction and reports."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Batches(Protocol):
         ...
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a step. Steps count on across epochs, and the same step always returns the same batch."""
+        """Return the batch of a step, counted from 0 over all epochs; the same step always returns the same batch."""
         ...
 
 
@@ -357,7 +357,7 @@ class Task(ABC, Generic[S]):
         return [(name.replace("_", " "), f"{value:,.4f}") for name, value in figures.items() if value is not None]
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
-        """Describe the size of the data in words."""
+        """Return a readable description of the size of the data."""
         parts = {"train": "for training", "valid": "for validation", "test": "for the test"}
         return ", ".join(f"{counts[name]:,} {words}" for name, words in parts.items() if counts.get(name))
 
@@ -403,7 +403,7 @@ class Task(ABC, Generic[S]):
         raise UserError(f"predictions of task {self.name} are tables; use .csv or .parquet")
 
     def pictures(self, model: SequenceModel, data: Data[S], terms: int) -> dict[str, Any]:
-        """Return the content of the training report besides learning curves, the gradients' reach and samples.
+        """Return the task's part of the training report, besides learning curves, the gradients' reach and samples.
 
         Args:
             model: the trained network.

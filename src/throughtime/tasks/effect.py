@@ -35,7 +35,7 @@ _PRE_EMPHASIS = 0.85
 _ORDER = 7  # the order of the polynomial baseline
 _READ_AT_ONCE = 8192  # steps to evaluate at a time
 _HEARD = 4096  # samples to choose the training example from
-_TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # of the speed measurement
+_TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # samples per block and duration of the speed measurement
 
 
 class Effect(Task[Pairs]):
@@ -159,7 +159,7 @@ class Effect(Task[Pairs]):
         return {**found, "mae_db": 20 * math.log10(max(figures["mae"], 1e-10)), "samples": int(figures["terms"])}
 
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
-        """Return the number of seconds of sound that `Stream` computes per second on one core, in blocks of 64."""
+        """Return how many seconds of sound `Stream` computes per second on one core, in blocks of 64 samples."""
         from throughtime.streaming import Stream
 
         device: DeviceInput = codecs.inputs
@@ -328,7 +328,7 @@ def _device_of(pairs: Sequence[Pair], rate: int | None) -> DeviceInput:
 
 
 def _stretch(pairs: Pairs, start: float, stop: float) -> Pairs:
-    """Return the same part of each pair."""
+    """Return the same fraction of each pair."""
     signals = [signal[round(start * len(signal)) : round(stop * len(signal))] for signal in pairs.signals]
     if not all(map(len, signals)):
         raise DataError(f"{pairs.name} is too short to hold out part of it")

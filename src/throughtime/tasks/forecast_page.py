@@ -28,7 +28,7 @@ _LOOKED = 16  # windows to follow gradients in
 def outcome(
     model: SequenceModel, part: Windows, share: float, fitted: Mapping[str, Any], measured: int = _MEASURED
 ) -> dict[str, Any]:
-    """Evaluate forecasts of a part of the data for a report, as fields of `ReportData`.
+    """Evaluate forecasts of a part of the data and return them as fields of `ReportData`.
 
     Args:
         model: the trained network.

@@ -1,4 +1,4 @@
-"""Metrics missing from torchmetrics. This module imports torch, so tasks import it inside functions."""
+"""Metrics that torchmetrics lacks. This module imports torch, so tasks import it inside functions."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class SequenceTask(Task[Sequences]):
         """Return the batch size, reduced to the number of sequences if there are fewer."""
         if len(data.train) < ranks:
             raise DataError(
-                f"{data.name} has {len(data.train)} training sequences, fewer than the {ranks} processes that would "
+                f"{data.name} has {len(data.train)} training sequences, fewer than the {ranks} processes that "
                 "share them"
             )
         return max(ranks, min(batch, len(data.train)))

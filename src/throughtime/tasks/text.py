@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("throughtime")
 
-_SAMPLES = 2  # shown after training
+_SAMPLES = 2  # the number of samples to show after training
 _NAMED = 10  # unknown tokens of a prompt to name, at most
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
 

@@ -126,7 +126,7 @@ def path_from_first(training: TrainingOptions, begin: Callable[[], Path]) -> Pat
 
 @contextmanager
 def joinable(run: Run) -> Iterator[None]:
-    """Tell processes that Fabric starts within the context which run to join."""
+    """Within the context, tell the processes that Fabric starts which run to join."""
     os.environ[_JOINED] = str(run.path.resolve())
     try:
         yield

@@ -96,7 +96,7 @@ class Fit:
         self._generators: list[Tensor] | None = None  # set until the first step of a resumed training
         self._clock, self._rates = clock, rates
         self.seconds = self.step_seconds = 0.0
-        self._before = 0.0  # seconds in earlier sessions
+        self._before = 0.0  # training time in earlier sessions, in seconds
         self._began: float | None = None
         self._stopped = self._timed_out = False
 

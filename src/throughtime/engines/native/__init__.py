@@ -79,7 +79,8 @@ class NativeEngine:
             program: a legal program.
             steps: the number of time steps T.
             inputs: `[T, B, width]` for each input of the program.
-            states: a `[1, B, width]` for each state, its initial value; None or empty for what the program declares.
+            states: the initial value `[1, B, width]` of each state; None or empty for the values that the program
+                declares.
             parameters: a tensor of each parameter's shape, or for a vector its pieces; see
                 `throughtime.engines.weight_layouts.WeightLayout.in_pieces`.
 

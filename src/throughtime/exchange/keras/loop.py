@@ -28,7 +28,7 @@ _DTYPES = ("float32", "float64")
 
 
 def keras_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """List the recurrent layers of all Keras models and layers in a torch module, each one once, with their paths."""
+    """List the recurrent layers of all Keras models and layers in a torch module, with their paths; each once."""
     keras = sys.modules.get("keras")
     if keras is None:
         return

@@ -36,7 +36,7 @@ class KerasLayers(dict[str, Recurrent]):
         unread: the recurrent layers that could not be read, with the reasons.
         masks: for each layer that skips masked steps in Keras, the layers that mask them; call the layer with
             `lengths=mask.lengths(input)`.
-        notes: for each layer, other things that Keras does and the caller of the `Recurrent` must do instead.
+        notes: for each layer, other behavior of Keras that the caller of the `Recurrent` must reproduce.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Find the ONNX operator that computes the same as a program."""
+"""Find the ONNX operator that is equivalent to a program."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 @lru_cache(maxsize=256)
 def onnx_layer_of(program: Program) -> Found | None:
-    """Find the ONNX operator that computes the same as a forward program; None if there is none."""
+    """Find the ONNX operator that is equivalent to a forward program; None if there is none."""
     if len(program.inputs) != 1 or len(program.outputs) != 1 or program.reductions:
         return None
     sizes = program.inputs[0].width, program.states[-1].width
@@ -52,7 +52,7 @@ def onnx_layer_of(program: Program) -> Found | None:
 
 
 class _Match:
-    """A comparison of two programs, backward from their outputs, that matches the functions that may differ."""
+    """Compare two programs backward from their outputs, and find the activations in which they differ."""
 
     def __init__(self, layer: OnnxLayer, base: Program, program: Program) -> None:
         self.base, self.program = base, program

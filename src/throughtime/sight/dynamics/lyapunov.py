@@ -135,7 +135,7 @@ def _of_layer(layer: LayerResiduals, rows: int, steps: int, count: int, interval
     """Compute the exponents of each sequence, `[B, count]`."""
     program = layer.plan.program
     widths = [state.width for state in program.states]
-    generator = torch.Generator().manual_seed(0)  # any initial directions will do
+    generator = torch.Generator().manual_seed(0)  # the initial directions don't matter, only that they are fixed
     start = torch.randn(rows, sum(widths), count, generator=generator, dtype=torch.float64)
     vectors = torch.linalg.qr(start)[0].to(layer.device)
     total, counted = vectors.new_zeros(rows, count), 0

@@ -73,7 +73,7 @@ class _Factor:
         self.reached: dict[int, bool] = {}
 
     def of(self, id: int) -> _Linear | None:
-        """Return the factor of the old value in a value; None if it is not a plain factor."""
+        """Return the factor by which a value contains the old value; None if there is no single factor."""
         if id in self.old:
             return 1.0, {}
         instruction = self.program.body[id]

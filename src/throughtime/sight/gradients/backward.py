@@ -36,7 +36,7 @@ def backward_by_lag(run: CapturedRun, steps: Array, window: int) -> dict[str, Ar
     done = 0
     for chunk in stack.chunks(torch.as_tensor(steps)):
         for name, mean in stack.means(chunk).items():
-            # Copy into one array at once: small leftovers would keep the allocator from reusing large arrays' memory.
+            # Copy into one array at once: small arrays that stay alive would fragment the memory of large ones.
             rows = found[name] if name in found else found.setdefault(name, np.empty((len(steps), window + 1)))
             rows[done : done + len(chunk)] = mean.T.cpu().numpy()
         done += len(chunk)
@@ -175,7 +175,7 @@ class _Stack:
         return layer.engine.run(program, operands, Layout(len(at), given.shape[1])), names
 
     def _there(self, steps: Tensor, reverse: bool) -> Tensor:
-        """Return which sequences have both a loss at the step and a step at each lag, `[window + 1, S, B]`."""
+        """Mark the sequences that have both a loss at the step and a step at each lag, `[window + 1, S, B]`."""
         other = self._other(steps, reverse)[..., None]
         return (other >= 0) & (other < self.lengths) & self.live[steps]
 

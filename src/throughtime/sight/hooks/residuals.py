@@ -67,7 +67,7 @@ class LayerResiduals:
 
 
 class Residuals(Hook):
-    """Capture what the gradients of a recurrent module's layers read.
+    """Capture the values that the gradients of a recurrent module's layers read.
 
     The hook sees each program as it runs, so resets, masks and edits are included.
 
@@ -122,7 +122,7 @@ class Residuals(Hook):
         return require_legal(replace(program, outputs=program.outputs + added))
 
     def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
-        """Add no inputs; keep x."""
+        """Keep x, and add no inputs."""
         self._x = x.detach()
         return []
 

@@ -261,7 +261,7 @@ def _sound(sound: Sound, number: int, block: Any) -> dict[str, Any]:
 
 
 def _envelopes(value: Envelopes, name: str, block: Any) -> dict[str, Any]:
-    """Encode both bounds as one byte per unit and stretch, on one scale per unit."""
+    """Encode both bounds as one byte per unit and window, on one scale per unit."""
     stretches = len(value.low)
     levels, scales = quantized(np.concatenate([value.low, value.high]))
     return {
