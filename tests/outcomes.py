@@ -1,4 +1,4 @@
-"""Count what random cases come to, since a test that only forbids other errors passes if everything is refused."""
+"""Count the outcomes of random cases: a test that only forbids other errors would pass if every case was refused."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_markdown_and_json_are_written(small, tmp_path, capsys) -> None:
     assert data["machine"]["versions"]["torch"]
 
 
-def test_json_on_one_line(small, capsys) -> None:
+def test_json_is_printed_on_one_line(small, capsys) -> None:
     assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "streaming/rnn", "--threads", "1", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["threads"], len(data["cases"])) == (1, 1)
@@ -270,7 +270,7 @@ def test_a_slow_machine_measures_only_the_cases_it_has_time_for(small, monkeypat
     assert "There was no time to measure training/gru/b2/h8/t5" in capsys.readouterr().out
 
 
-def test_summaries() -> None:
+def test_a_summary_has_the_geometric_mean_and_the_minimum_of_each_contestant() -> None:
     small, large = Case("forward", "gru", 1, 32, 100), Case("forward", "gru", 32, 256, 100)
     made = report(
         measured(small, ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0), ("ONNX Runtime", 4.0, 4.0)),

@@ -80,7 +80,7 @@ def body(id: int, **changes: Any) -> dict[str, Any]:
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     # inputs, states and parameters
-    "no state": ({"states": ()}, "it has no state"),
+    "no state": ({"states": ()}, "it must have at least one state"),
     "input of no width": ({"inputs": (Input("x", 0),)}, "x has the invalid width 0"),
     "input of a negative width": ({"inputs": (Input("x", -3),)}, "x has the invalid width -3"),
     "input of half a width": ({"inputs": (Input("x", 3.0),)}, "x has the invalid width 3.0"),
@@ -96,7 +96,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a name that cannot be encoded": ({"outputs": (Output("\ud800", SUM),)}, "not a valid name"),
     "a program's name over two lines": ({"name": "a\nb"}, "its name cannot be printed"),
     "state of another width": ({"states": (State("h", 3, 0.0, NEXT),)}, "h"),
-    "state that starts infinite": ({"states": (State("h", 2, math.inf, NEXT),)}, "the initial value of state h is inf"),
+    "state that starts infinite": (
+        {"states": (State("h", 2, math.inf, NEXT),)},
+        "the initial value of state h must be finite, got inf",
+    ),
     "parameter of three axes": ({"parameters": (Parameter("w", (2, 3, 1)),)}, "w has the invalid shape"),
     "parameter of no axes": ({"parameters": (Parameter("w", ()),)}, "w has the invalid shape"),
     "parameter with an empty axis": ({"parameters": (Parameter("w", (2, 0)),)}, "w has the invalid width 0"),
@@ -112,7 +115,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "part of no rows": ({"parameters": (Parameter("w", (2, 3), (GateRows("g", 1, 1),)),)}, "part g .* rows 1 to 1"),
     "part that starts as NaN": (
         {"parameters": (Parameter("w", (2, 3), (GateRows("g", 0, 2, math.nan),)),)},
-        "the initial value of part g .* is nan",
+        "the initial value of part g .* must be finite, got nan",
     ),
     # instructions
     "an operation that is not in the table": (body(NEXT, op="erf"), "unknown operation 'erf'"),
@@ -261,7 +264,7 @@ def test_a_duplicate_attribute_is_refused():
 
 def test_too_many_instructions_are_refused():
     more = (instruction("previous", index=0),) * (legality.MAX_INSTRUCTIONS + 1)
-    with pytest.raises(ProgramError, match="it has 65537 instructions"):
+    with pytest.raises(ProgramError, match="at most 65,536 instructions, got 65,537"):
         require_legal(replace(LEGAL, body=more, outputs=(), reductions=(), names=(), states=(State("h", 2, 0.0, 0),)))
 
 

@@ -120,7 +120,7 @@ def test_time_is_the_first_axis_and_sequences_keep_the_callers_order(batch_first
     assert torch.equal(tape["layer0.hidden"], padded)
 
 
-def test_names_in_a_larger_model():
+def test_names_in_a_larger_model_start_with_the_path_of_the_module():
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -177,7 +177,7 @@ def test_exception_restores_the_model():
     pickle.dumps(layer)
 
 
-def test_nested_recordings():
+def test_recordings_can_be_nested():
     layer = throughtime.LSTM(4, 5)
     x = torch.randn(6, 3, 4)
     with throughtime.record(layer, "*.forget", gradients=True) as outer:
@@ -393,7 +393,7 @@ distributed.destroy_process_group()
 
 
 def test_a_data_parallel_model_records_its_sequences(tmp_path, monkeypatch):
-    """The same as the next test, in this process alone."""
+    """Like the next test, but in this process alone."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     monkeypatch.setattr(sys, "argv", [str(script), "0", str(tmp_path / "meeting"), "1"])

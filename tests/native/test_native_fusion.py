@@ -40,7 +40,7 @@ def test_a_gru_has_no_separate_sums() -> None:
         ("lstm", {"sigmoid": 3, "tanh": 1, "mul_add_mul": 1, "mul_tanh": 1}),
     ],
 )
-def test_the_operations_left_after_fusion(cell: str, joined: dict[str, int]) -> None:
+def test_each_cell_is_fused_into_the_expected_operations(cell: str, joined: dict[str, int]) -> None:
     program = cells.get(cell).program(3, 4)
     taken = Counter(i.op for i in join(program).values())
     others = ("input", "previous", "parameter", "constant", "linear", "slice")
@@ -86,7 +86,7 @@ def test_only_one_of_two_products_with_the_same_sums_is_divided() -> None:
 CUTS = [(0, 1), (1, 33), (33, 36), (36, 70)]
 
 
-def test_slices_that_are_not_aligned_with_register_tiles() -> None:
+def test_slices_need_not_be_aligned_with_register_tiles() -> None:
     builder = Builder("uneven")
     x, old = builder.input("x", 5), builder.state("s", 70, 0.0)
     product = builder.linear(old, builder.parameter(Parameter("w", (70, 70))))

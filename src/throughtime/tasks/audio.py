@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
 _HELD_OUT = 0.1  # the fraction of a single recording
-_STRETCH = 1 << 14  # samples to predict or draw at a time
+_BLOCK = 1 << 14  # samples to predict or draw at a time
 _SECONDS = 3  # the default length of a generated sound
 
 
@@ -147,8 +147,8 @@ class AudioTask(StreamTask[Audio]):
 
         def rows() -> Iterator[list[float]]:
             stream = Stream(model)
-            for start in range(0, len(part.ids) - 1, _STRETCH):
-                ids = part.ids[start : start + _STRETCH + 1]
+            for start in range(0, len(part.ids) - 1, _BLOCK):
+                ids = part.ids[start : start + _BLOCK + 1]
                 nats, predicted = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
                 columns = (signal_of(codec, ids[1:]), nats / math.log(2), predicted)
                 yield from np.stack(columns, 1).tolist()
@@ -176,8 +176,8 @@ class AudioTask(StreamTask[Audio]):
                 scores = stream.process(begun[start : start + BLOCK])[-1]
             channels = codec.waveform.channels
             frames = sampling.length // channels
-            for start in range(0, frames, _STRETCH):
-                ids = np.zeros(min(_STRETCH, frames - start) * channels, np.int64)
+            for start in range(0, frames, _BLOCK):
+                ids = np.zeros(min(_BLOCK, frames - start) * channels, np.int64)
                 for k in range(len(ids)):
                     ids[k] = output.sample(scores, generator, sampling.temperature)
                     scores = stream.step(int(ids[k]))

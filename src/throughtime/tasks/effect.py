@@ -89,7 +89,7 @@ class Effect(Task[Pairs]):
         bounds = {"train": (0.0, first), "valid": (first, last), "test": (last, 1.0)}
         for name, (start, stop) in bounds.items():
             if start < stop and name not in parts:
-                parts[name] = _stretch(whole, start, stop)
+                parts[name] = _part_of(whole, start, stop)
         counts = {name: part.samples for name, part in parts.items()}
         digest = "".join(parts[name].digest for name in sorted(parts))
         return Data(
@@ -327,7 +327,7 @@ def _device_of(pairs: Sequence[Pair], rate: int | None) -> DeviceInput:
     return DeviceInput(rate or common([pair.dry for pair in pairs], "rate"), knobs=tuple(pairs[0].knobs))
 
 
-def _stretch(pairs: Pairs, start: float, stop: float) -> Pairs:
+def _part_of(pairs: Pairs, start: float, stop: float) -> Pairs:
     """Return the same fraction of each pair."""
     signals = [signal[round(start * len(signal)) : round(stop * len(signal))] for signal in pairs.signals]
     if not all(map(len, signals)):

@@ -141,7 +141,7 @@ def _of_layer(layer: LayerResiduals, rows: int, steps: int, count: int, interval
     total, counted = vectors.new_zeros(rows, count), 0
     # The layer's own order of time, last steps first.
     times = list(range(steps)) if not program.reverse else list(reversed(range(steps)))
-    for at, counts in _stretches(times, interval, skip):
+    for at, counts in _intervals(times, interval, skip):
         begin, end = min(at), max(at) + 1
         # each vector of each sequence is one batch element
         states = vectors.transpose(1, 2).reshape(rows * count, -1).split(widths, -1)
@@ -157,7 +157,7 @@ def _of_layer(layer: LayerResiduals, rows: int, steps: int, count: int, interval
     return mean
 
 
-def _stretches(times: list[int], interval: int, skip: int) -> list[tuple[list[int], bool]]:
+def _intervals(times: list[int], interval: int, skip: int) -> list[tuple[list[int], bool]]:
     """Split the steps into intervals and mark those to measure; the run's last steps only align the vectors."""
     found = []
     for part, counts in ((times[:skip], False), (times[skip : len(times) - skip], True)):

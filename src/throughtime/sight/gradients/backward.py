@@ -89,8 +89,8 @@ class _Stack:
     def chunks(self, steps: Tensor) -> Iterator[Tensor]:
         """Split the steps into chunks that keep a layer's arrays small."""
         widest = max(sum(layer.width for layer in directions) for directions in self.layers)
-        stretch = self.length if self.whole else self.window + 1
-        return iter(torch.split(steps, max(1, _ELEMENTS // (stretch * len(self.lengths) * widest))))
+        covered = self.length if self.whole else self.window + 1
+        return iter(torch.split(steps, max(1, _ELEMENTS // (covered * len(self.lengths) * widest))))
 
     def means(self, steps: Tensor) -> dict[str, Tensor]:
         """Return the means over the batch by name, `[window + 1, S]`."""

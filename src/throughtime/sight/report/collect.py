@@ -266,4 +266,4 @@ def _warnings(reading: Reading, step: str) -> list[str]:
     count = int(reading.unknown.sum())
     if not count:
         return []
-    return [f"{counted(count, step)} of this text did not occur in training and read as <unk>."]
+    return [f"{counted(count, step)} of this text did not occur in training and were read as <unk>."]

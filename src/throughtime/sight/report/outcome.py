@@ -102,7 +102,7 @@ def mistakes(
     return Table(
         "Worst mistakes",
         f"The {of} with the highest loss among the {len(wrong):,} of {len(true):,} that got a wrong label{about}. Look "
-        "here for wrong labels in the data, and for cases that the network can't know.",
+        "for wrong labels in the data, and for cases that can't be decided from the input.",
         (of.removesuffix("s"), "true label", "predicted", "probability", "of the true label"),
         rows,
     )

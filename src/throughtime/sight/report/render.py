@@ -262,13 +262,13 @@ def _sound(sound: Sound, number: int, block: Any) -> dict[str, Any]:
 
 def _envelopes(value: Envelopes, name: str, block: Any) -> dict[str, Any]:
     """Encode both bounds as one byte per unit and window, on one scale per unit."""
-    stretches = len(value.low)
+    windows = len(value.low)
     levels, scales = quantized(np.concatenate([value.low, value.high]))
     return {
         "layer": value.layer,
         "name": value.name,
         "size": value.size,
-        "stretches": stretches,
+        "windows": windows,
         "units": value.low.shape[1],
         "scales": scales,
         "order": np.argsort(-(value.low + value.high).std(0), kind="stable"),
