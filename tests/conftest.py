@@ -26,7 +26,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture
 def outcomes() -> Iterator[Outcomes]:
-    """The outcomes of a random test's cases; each function must accept some of them and refuse others."""
+    """The outcomes of a random test's cases; each function must accept some of them and reject others."""
     found = Outcomes()
     yield found
     found.require_both()

@@ -1,4 +1,4 @@
-"""`throughtime bench`: what it measures, what it writes, and its errors."""
+"""`throughtime bench`: its measurements, files and errors."""
 
 from __future__ import annotations
 

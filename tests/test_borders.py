@@ -693,7 +693,7 @@ def test_torchs_lstm_breaks_the_graph() -> None:
 
 @border(OUTSIDE)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_full_graph_is_refused_with_the_reason() -> None:
+def test_a_full_graph_is_rejected_with_the_reason() -> None:
     x, _ = inputs()
     for layer in layers_of_both_columns():
         compiled = torch.compile(layer, fullgraph=True, backend="eager")
@@ -885,7 +885,7 @@ def test_dtensors_behave_as_in_torchs_layer_or_raise(distributed: dict[str, str]
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("kind", ["RNN", "Recurrent"])
-def test_torchs_onnx_exporter_refuses_a_loop_over_a_dynamic_number_of_steps(kind: str, tmp_path: Path) -> None:
+def test_torchs_onnx_exporter_rejects_a_loop_over_a_dynamic_number_of_steps(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     example, _ = inputs()
     layer = throughtime.Recurrent(own_cell, 3, 4) if kind == "Recurrent" else throughtime.accelerate(nn.RNN(3, 4))

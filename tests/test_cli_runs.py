@@ -40,7 +40,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(text):
-    """Train a run; return its directory and what the command printed."""
+    """Train a run; return its directory and the command's output."""
     path, printed = text.parent / "a run", StringIO()
     with redirect_stdout(printed):
         assert main(["train", str(text), *SMALL, "--steps", "4", "--tie", "--out", str(path)]) == 0

@@ -199,7 +199,7 @@ def test_a_run_that_diverges_in_another_process_does_not_stop_the_comparison():
         _judge(2, "error: no such file", "trial", lambda *_: None)
 
 
-def test_a_directory_of_other_files_is_refused(tmp_path):
+def test_a_directory_of_other_files_is_rejected(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     told = "already exists and is not a {}; choose another directory with out"
     with pytest.raises(UserError, match=told.format("comparison")):

@@ -1,4 +1,4 @@
-"""How layers and directions are combined, and what a layer returns."""
+"""The combination of layers and directions, and the results of a layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The LaTeX equations match what the program computes."""
+"""The LaTeX equations match the program's results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that breaks a rule of legality is refused, and the message names the violation."""
+"""A program that breaks a rule of legality is rejected, and the message names the violation."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_an_empty_reduction_in_a_program_with_a_one_hot_input_is_legal():
 
 
 @pytest.mark.parametrize("rule", OF_ONE_HOT)
-def test_a_program_that_misuses_a_one_hot_input_is_refused(rule):
+def test_a_program_that_misuses_a_one_hot_input_is_rejected(rule):
     changes, message = OF_ONE_HOT[rule]
     changed = replace(TOKENS, **({"outputs": (), "reductions": ()} if "states" in changes else {}), **changes)
     with pytest.raises(ProgramError, match=message):
@@ -248,7 +248,7 @@ def test_a_program_that_misuses_a_one_hot_input_is_refused(rule):
 
 
 @pytest.mark.parametrize("rule", BROKEN)
-def test_a_program_that_breaks_a_rule_is_refused(rule):
+def test_a_program_that_breaks_a_rule_is_rejected(rule):
     changes, message = BROKEN[rule]
     with pytest.raises(ProgramError, match=message) as caught:
         require_legal(replace(LEGAL, **changes))
@@ -256,19 +256,19 @@ def test_a_program_that_breaks_a_rule_is_refused(rule):
     assert str(caught.value).isprintable()
 
 
-def test_a_duplicate_attribute_is_refused():
+def test_a_duplicate_attribute_is_rejected():
     twice = replace(LEGAL.body[PRODUCT], attributes=(("weight", 0), ("weight", 0)))
     with pytest.raises(ProgramError, match="needs the attributes"):
         require_legal(replace(LEGAL, body=(*LEGAL.body[:PRODUCT], twice, *LEGAL.body[PRODUCT + 1 :])))
 
 
-def test_too_many_instructions_are_refused():
+def test_too_many_instructions_are_rejected():
     more = (instruction("previous", index=0),) * (legality.MAX_INSTRUCTIONS + 1)
     with pytest.raises(ProgramError, match="at most 65,536 instructions, got 65,537"):
         require_legal(replace(LEGAL, body=more, outputs=(), reductions=(), names=(), states=(State("h", 2, 0.0, 0),)))
 
 
-def test_an_operation_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_an_operation_without_a_rule_is_rejected(monkeypatch: pytest.MonkeyPatch):
     # An operation that is not pointwise must define which widths it accepts.
     monkeypatch.setitem(OPERATIONS, "reverse", replace(OPERATIONS["row_sum"], name="reverse", mismatch=None))
     with pytest.raises(ProgramError, match="has no width rule"):

@@ -1,4 +1,4 @@
-"""Recording changes no bit of the results, and the tape matches the equations."""
+"""Recording leaves results bit-identical, and the tape matches the equations."""
 
 import copy
 import gc
@@ -402,7 +402,7 @@ def test_a_data_parallel_model_records_its_sequences(tmp_path, monkeypatch):
 
 @pytest.mark.slow  # each process imports torch
 def test_each_process_records_its_own_sequences(tmp_path):
-    """Two processes use DistributedDataParallel over gloo; recording changes no bit of the gradients."""
+    """Two processes use DistributedDataParallel over gloo; recording leaves gradients bit-identical."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     processes = [

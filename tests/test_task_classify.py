@@ -194,7 +194,7 @@ def test_a_cell_learns_from_the_time_between_rows(tmp_path):
             throughtime.train(data=table, cell=name, out=tmp_path / "other", steps=1, **columns | given, **TINY)
 
 
-def test_a_cell_with_an_input_that_the_data_lack_is_refused(names, tmp_path):
+def test_a_cell_with_an_input_that_the_data_lack_is_rejected(names, tmp_path):
     @cell
     def decaying(x, h, dt=inputs(width=1)):
         return exp(-dt) * tanh(affine("hidden", x, h))

@@ -244,7 +244,7 @@ def test_pairs_are_aligned_and_truncated(tmp_path):
     ]
     found = read_pairs(find_pairs(paths), "pair", DeviceInput(RATE))
     (signal,), (note,) = found.signals, found.notes
-    assert np.array_equal(signal[2:, 1], signal[:-2, 0])  # the margin, so that no sample is needed early
+    assert np.array_equal(signal[2:, 1], signal[:-2, 0])  # the margin, so that no prediction needs a later sample
     assert len(signal) == 14902
     assert "wet.wav is late by 100 samples (12.5 ms); shifted by 98 to compensate. Its correlation with" in note
     (plain,) = read_pairs(find_pairs(paths), "pair", DeviceInput(RATE), align=False).signals

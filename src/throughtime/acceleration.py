@@ -118,7 +118,7 @@ def substitute_layers(model: Any) -> Acceleration:
                 left[name] = reason
         elif isinstance(module, Substitute | Hookable):
             ours.append(name)
-        elif (reason := _other(module)) is not None:
+        elif (reason := _reason_not_to(module)) is not None:
             left[name] = reason
         if accelerate_policy(module):
             changed[f"{name}._process_sequence".lstrip(".")] = "one call for all steps, with resets at episode starts"
@@ -171,7 +171,7 @@ def _module(model: Any, function: str) -> nn.Module:
     return model
 
 
-def _other(module: nn.Module) -> str | None:
+def _reason_not_to(module: nn.Module) -> str | None:
     """Return why a module that may be a recurrent layer is not changed; None if it isn't one."""
     kind = type(module)
     if isinstance(module, _CELLS):

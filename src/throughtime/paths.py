@@ -1,4 +1,4 @@
-"""Paths in messages, and the paths of runs."""
+"""Format paths for messages, and resolve the paths of runs."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def test_reductions_accumulate_into_existing_arrays() -> None:
 
 
 @pytest.mark.parametrize("change", ["shape", "type", "count"])
-def test_mismatched_arrays_are_refused(change: str) -> None:
+def test_mismatched_arrays_are_rejected(change: str) -> None:
     program = cells.get("gru").program(3, 4)
     inputs, states, parameters = random_arguments(program, 5, 2)
     if change == "shape":
@@ -214,7 +214,7 @@ def test_mismatched_arrays_are_refused(change: str) -> None:
         run_on(NativeEngine(), program, 5, inputs, states, parameters)
 
 
-def test_increasing_batch_sizes_are_refused() -> None:
+def test_increasing_batch_sizes_are_rejected() -> None:
     program = cells.get("gru").program(3, 4)
     with pytest.raises(ValueError, match="batch_sizes must be"):
         run_on(NativeEngine(), program, 3, *random_arguments(program, 3, 2), [1, 2, 1])
@@ -237,7 +237,7 @@ def test_the_engine_supports_every_operation() -> None:
     assert set(_native.operations()) == {"copy", *(OPERATIONS.keys() - elsewhere), *JOINED}
 
 
-def test_illegal_programs_are_refused() -> None:
+def test_illegal_programs_are_rejected() -> None:
     program = cells.get("rnn").program(3, 4)
     broken = replace(program, reductions=(Reduction("r", (4, 4), ((99, 0),)),))
     with pytest.raises(ProgramError):

@@ -101,7 +101,7 @@ def test_threads_can_share_a_frozen_plan_and_pooled_memory() -> None:
     at_once(work)
 
 
-def test_a_stream_refuses_a_second_thread() -> None:
+def test_a_stream_rejects_a_second_thread() -> None:
     program = cells.get("lstm").program(64, 256)  # large enough that a step releases the GIL
     _, _, parameters = arguments_of(program, 1, 8)
     stream = _native.Stream32([(lower(program), parameters)], 8, None, "")

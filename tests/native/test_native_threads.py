@@ -146,6 +146,6 @@ def test_the_environment_variable_selects_the_instruction_set() -> None:
     )  # the baseline has no FMA, so it rounds differently
 
 
-def test_an_unknown_instruction_set_is_refused() -> None:
+def test_an_unknown_instruction_set_is_rejected() -> None:
     source = PREPARE + "\ntry: run()\nexcept ValueError as error: print(error)"
     assert "no instruction set named mmx" in run_python(source, THROUGHTIME_ISA="mmx")

@@ -132,7 +132,7 @@ def _ready(run: Any) -> Ready:
 
 
 def _tokens(case: Case) -> Tensor:
-    """Draw random tokens, `[T, B]` for all steps of a training."""
+    """Draw random tokens, `[T, B]` for all steps of a training run."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(_TOKENS, (_STEPS * case.steps + 1, case.batch), generator=generator)
 

@@ -43,7 +43,7 @@ def starting() -> Iterator[None]:
 
 
 def announce(run: Run, data: Sequence[str] = ()) -> None:
-    """Print to standard error which run is used and what it reads."""
+    """Print the run and its input to standard error."""
     layers = run.config.network.layers_in_words
     what = f"run {display_path(run.path)} ({run.config.task.task}, {layers}{'' if run.finished else f', {run.state}'})"
     names = ["standard input" if name == "-" else display_path(name) for name in data]

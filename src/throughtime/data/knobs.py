@@ -68,7 +68,7 @@ class DeviceInput(Waveform):
         """
         knobs = data.get("knobs")
         if not isinstance(knobs, list) or not all(isinstance(name, str) for name in knobs):
-            raise DataError(f"damaged knobs: expected a list of names, got {knobs!r:.200}")
+            raise DataError(f"damaged knob names: expected a list of names, got {knobs!r:.200}")
         return cls(data.get("rate", 0), data.get("channels", 0), tuple(knobs))
 
 

@@ -99,8 +99,8 @@ def read_labeled(
         gaps: whether to append a feature `dt`, the time since the previous row of the sequence, and 0 in its first row:
             in microseconds for dates, otherwise in the column's unit.
         columns: the feature columns; all other numeric columns if None.
-        group_by: the column whose rows with equal values a split keeps on one side, or "text" to keep identical texts
-            together.
+        group_by: a column, to keep sequences with equal values on one side of a split, or "text", to keep identical
+            texts on one side.
         encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
         min_labels: the minimum number of distinct labels. 0 is for data to predict: a table may then have no label,
             and the source may be a text file with one sequence per line.

@@ -103,23 +103,23 @@ class Table:
             DataError: if a value is missing, infinite or not a number.
         """
         numbers, wrong = self._numbers(column)
-        leave_out = f"remove the column from {option('columns')}"
+        advice = f"remove the column from {option('columns')}"
         if numbers is None:
             raise DataError(
-                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; {leave_out}."
+                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; {advice}."
             )
         if wrong:
             value = self.frame[column][wrong[0]]
             raise DataError(
                 f"{self.name}: column {column!r} has {_count(wrong, 'value')} that "
                 f"{'is not a number' if len(wrong) == 1 else 'are not numbers'}, such as {value!r}; "
-                f"correct the file, or {leave_out}."
+                f"correct the file, or {advice}."
             )
         empty = np.flatnonzero(~np.isfinite(numbers)).tolist()
         if empty:
             raise DataError(
                 f"{self.name}: column {column!r} has {_count(empty, 'missing or infinite value')} "
-                f"among {len(self)} rows; fill these cells, drop their rows, or {leave_out}."
+                f"among {len(self)} rows; fill these cells, drop their rows, or {advice}."
             )
         return numbers
 

@@ -37,7 +37,7 @@ class Decoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __call__(self, ids: Iterable[int], final: bool = False) -> str:
-        """Return the text that `ids` add; `final` says that no more ids will follow."""
+        """Return the text that `ids` add; `final` means that no more ids will follow."""
         return self._decoder.decode(b"".join(self._pieces[i] for i in ids), final)
 
 

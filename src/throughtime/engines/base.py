@@ -108,10 +108,10 @@ class Result(NamedTuple):
 
 
 class Constants(tuple[Any, ...]):
-    """Parameters that won't change, so that an engine may cache what it derives from them.
+    """Parameters that won't change, so that an engine may cache values derived from them.
 
     Attributes:
-        cache: what engines have derived from the parameters.
+        cache: the values that engines have derived from the parameters.
     """
 
     def __init__(self, tensors: Iterable[Any]) -> None:

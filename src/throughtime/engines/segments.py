@@ -91,7 +91,7 @@ class Segments:
         """Run the backward pass.
 
         Args:
-            given: the outputs, final states and reductions that come with a gradient.
+            given: the outputs, final states and reductions whose gradients are given.
             wanted: the operands whose gradients are needed.
             operands: the operands of the forward run, with the states at the start of each segment as `run` returns
                 them.

@@ -81,7 +81,7 @@ class TorchLayer:
         return self.layout.in_pieces(*self._named(stored, bias))
 
     def parameters_of(self, needed: Sequence[bool], *, bias: bool) -> tuple[int, ...]:
-        """The indices of the program's parameters that some of the stored tensors, in torch's order, are part of."""
+        """The indices of the program's parameters that contain some of the stored tensors, given in torch's order."""
         of_each = zip(self._sources_of(len(needed), bias), needed, strict=True)
         return tuple(sorted({rows.parameter for sources, needs in of_each if needs for rows in sources}))
 

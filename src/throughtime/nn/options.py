@@ -153,7 +153,7 @@ class Options:
         return with_mean_zoneout(program, rates) if any(rates) else program
 
     def chain(self, programs: Sequence[Program]) -> list[Program]:
-        """Return programs that, run one after another, compute what the layers compute in evaluation.
+        """Return programs that, run one after another, return the results of the layers in evaluation.
 
         Raises:
             UserError: if the layers depend on later steps.

@@ -103,7 +103,7 @@ class Cell:
         Raises:
             CellError: if the equations are wrong.
         """
-        # Different widths that heads and groups divide; they don't appear in the result.
+        # Two different widths, divisible by the numbers of heads and groups; the LaTeX doesn't contain them.
         return self.program(24, 16, **hyper).latex()
 
     def _repr_latex_(self) -> str:

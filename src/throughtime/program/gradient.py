@@ -42,7 +42,7 @@ class Gradient:
             parameters that it reads, then the gradients of reductions.
         inputs, residuals, parameters: the indices of the forward program's inputs, outputs and parameters that it
             reads.
-        given: the outputs, final states and reductions that come with a gradient. Every state of the forward program
+        given: the outputs, final states and reductions whose gradients are given. Every state of the forward program
             has a gradient state here; it starts at zero unless the gradient is given.
         wanted: the inputs and parameters whose gradients are the program's outputs and reductions.
         seen: for each requested value of the forward program, the value of this program that is its gradient.
@@ -114,7 +114,7 @@ def gradient(
 
     Args:
         program: a legal program, as `with_residuals` returns it.
-        given: the outputs, final states and reductions that come with a gradient.
+        given: the outputs, final states and reductions whose gradients are given.
         wanted: the inputs, initial states and parameters whose gradients are requested.
         seen: values of the body whose gradients the gradient program's body keeps even if nothing reads them.
         single_step: whether the run has only one step, so that only the requested initial states need a gradient.

@@ -75,7 +75,7 @@ class _Equations:
         used: Counter[_Part] = Counter()
         for root in roots:
             self._count(self._whole(root), used, top=True)
-        shared = [part for part, uses in used.items() if uses > 1 and self._earns_a_line(part)]
+        shared = [part for part, uses in used.items() if uses > 1 and self._has_own_line(part)]
         for part in sorted(shared):
             number = sum(p not in self.tildes for p in self.temporary) + 1
             self.temporary[part] = self.tildes.get(part, f"u_{{{number},t}}")
@@ -94,7 +94,7 @@ class _Equations:
     def _is_leaf(self, id: int) -> bool:
         return self.program.body[id].op in (INPUT, PREVIOUS, PARAMETER, CONSTANT)
 
-    def _earns_a_line(self, part: _Part) -> bool:
+    def _has_own_line(self, part: _Part) -> bool:
         return not self._is_leaf(part.id) and self.program.body[part.id].op not in ("linear", "expand")
 
     def _seen_through(self, part: _Part) -> _Part:
@@ -187,8 +187,8 @@ class _Equations:
         others = [
             p for p in self.program.parameters if p.name not in ("weight_x", parameter.name) and len(p.shape) == 2
         ]
-        rivals = {_escaped(q.gate) for p in others for q in p.parts}
-        over = "" if source in ("x", "h") or gates not in rivals else rf"^{{\mathrm{{{_escaped(source)}}}}}"
+        other_gates = {_escaped(q.gate) for p in others for q in p.parts}
+        over = "" if source in ("x", "h") or gates not in other_gates else rf"^{{\mathrm{{{_escaped(source)}}}}}"
         return rf"{letter}_{{\mathrm{{{gates}}}}}{over}"
 
     def _function(self, part: _Part, values: list[_Part]) -> _Text:

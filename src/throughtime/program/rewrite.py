@@ -206,7 +206,7 @@ def masked_states(program: Program) -> list[int]:
 
 @lru_cache(maxsize=256)
 def with_gate_dropout(program: Program, weights: tuple[int, ...]) -> Program:
-    """Add an input `dropout.NAME.GATE` for each gate of these matrices; it scales what the gate's rows multiply.
+    """Add an input `dropout.NAME.GATE` for each gate of these matrices; it scales the input of the gate's rows.
 
     In contrast to `with_recurrent_dropout`, each gate has a mask of its own, as in Keras. Each parameter `NAME` becomes
     one parameter `NAME.GATE` per gate.

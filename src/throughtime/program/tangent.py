@@ -42,7 +42,7 @@ class Tangent:
             are the forward program's parameters that it reads, then the directions of parameters.
         inputs, residuals, parameters: the indices of the forward program's inputs, outputs and parameters that it
             reads.
-        given: the inputs and parameters that come with a direction. Every state of the forward program has a tangent
+        given: the inputs and parameters that have a direction. Every state of the forward program has a tangent
             state here.
         perturbed: the values of the forward program's body that also get a direction of their own at each step.
     """
@@ -61,7 +61,7 @@ def tangent(program: Program, given: Slots, perturbed: tuple[int, ...] = ()) -> 
 
     Args:
         program: a legal program, as `throughtime.program.gradient.with_residuals` returns it with everything wanted.
-        given: the inputs and parameters that come with a direction (all states do). A one-hot input can't have one.
+        given: the inputs and parameters that have a direction (all states do). A one-hot input can't have one.
         perturbed: the indices of values of the body that also get a direction.
 
     Returns:

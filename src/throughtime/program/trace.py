@@ -226,10 +226,10 @@ class Trace(Builder):
     def _first_run(self, gate: _Gate, sources: Sequence[Symbol]) -> Symbol:
         # The first trace only needs the gates, not the parameters.
         shapes: list[tuple[int, ...]] = [(gate.width, source.width) for source in sources] or [(gate.width,)]
-        stand_ins = [self.parameter(Parameter(str(len(self.parameters)), shape)) for shape in shapes]
+        placeholders = [self.parameter(Parameter(str(len(self.parameters)), shape)) for shape in shapes]
         if not sources:
-            return self.vector(stand_ins[0])
-        return self._sum([self.linear(s, w) for s, w in zip(sources, stand_ins, strict=True)])
+            return self.vector(placeholders[0])
+        return self._sum([self.linear(s, w) for s, w in zip(sources, placeholders, strict=True)])
 
     def _fused_sum(self, sources: Sequence[Symbol], width: int) -> Symbol:
         assert self._seen is not None

@@ -77,10 +77,10 @@ def options_of(task: str | type[Task[Any]]) -> type[TaskOptions]:
 
 
 def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tuple[type[Task[Any]], str]:
-    """Return the requested task, or guess one from the data and say why.
+    """Return the requested task, or infer one from the data and explain why.
 
     Args:
-        task: a name or a class; guessed from the data if None.
+        task: a name or a class; inferred from the data if None.
         options: the options that the user set.
 
     Raises:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from throughtime.sight.report.data import Sound
     from throughtime.sight.report.passage import Passage
 
-_LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
+_QUANTIZATIONS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
 _HELD_OUT = 0.1  # the fraction of a single recording
 _BLOCK = 1 << 14  # samples to predict or draw at a time
 _SECONDS = 3  # the default length of a generated sound
@@ -227,10 +227,10 @@ class AudioTask(StreamTask[Audio]):
             return np.stack([nats / math.log(2), predicted], 1)
 
         found, values = listen(model, ids[: len(ids) - 1], names, cost)
-        heard = signal_of(codec, ids[1:])
+        recorded = signal_of(codec, ids[1:])
         window = max(1, round(WINDOW * rate)) * channels
         bits = means(found[:, 0], window)
-        tracks = [track("recording", heard), track("most likely next sample", found[:, 1])]
+        tracks = [track("recording", recorded), track("most likely next sample", found[:, 1])]
         drawn = list(self.sample(model, codecs, self.sampling(codecs)))
         title = f"{short(part.name)}, held-out data from {first / rate / channels:.2f} s"
         return [
@@ -268,7 +268,7 @@ class AudioTask(StreamTask[Audio]):
                 )
         else:
             channels = 1 if options.channels == "mono" else 2
-        return _LAWS[options.quantization](Waveform(rate, channels), options.levels)
+        return _QUANTIZATIONS[options.quantization](Waveform(rate, channels), options.levels)
 
     def _audio(
         self, name: str, recordings: Sequence[Recording], codec: Quantization, progress: Progress | None

@@ -45,7 +45,7 @@ class Data(Generic[S]):
         valid: held-out data that select the best weights.
         test: data held out until the end, if any.
         digest: a hash of the data; a run can only be resumed on data with the same digest.
-        counts: the sizes of "train", "valid" and "test", and any other counts the task reports.
+        counts: the sizes of "train", "valid" and "test", and any other counts that the task reports.
         notes: remarks on the data for the user.
     """
 
@@ -394,7 +394,7 @@ class Task(ABC, Generic[S]):
             progress: called with the current activity and its progress.
 
         Returns:
-            A short description of what was written.
+            A short description of the written file.
 
         Raises:
             UserError: if the task writes its predictions as tables only.

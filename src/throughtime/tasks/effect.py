@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _PRE_EMPHASIS = 0.85
 _ORDER = 7  # the order of the polynomial baseline
 _READ_AT_ONCE = 8192  # steps to evaluate at a time
-_HEARD = 4096  # samples to choose the training example from
+_EXAMPLE_SAMPLES = 4096  # samples to choose the training example from
 _TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # samples per block and duration of the speed measurement
 
 
@@ -113,7 +113,7 @@ class Effect(Task[Pairs]):
         dry = [recording.samples(codecs.inputs) for recording in recordings]
         signals = [np.concatenate([samples, np.zeros_like(samples)], 1) for samples in dry]
         digest = "".join(recording.digest for recording in recordings)
-        each = settings_by_pair(self.options.knob, len(recordings), "what is read")
+        each = settings_by_pair(self.options.knob, len(recordings), "the sounds")
         knobs = np.stack([codecs.inputs.settings(own) for own in each])
         return Pairs(recordings[0].name, signals, codecs.inputs.rate, digest, knobs)
 
@@ -239,7 +239,7 @@ class Effect(Task[Pairs]):
         import torch
 
         parameter = next(model.parameters())
-        inputs, wet = _of_pair(data.valid, 0, slice(0, _HEARD))
+        inputs, wet = _of_pair(data.valid, 0, slice(0, _EXAMPLE_SAMPLES))
         loudest = int(np.abs(wet[:, 0]).argmax())
         given = torch.from_numpy(inputs[: loudest + 1])[:, None].to(parameter.device, parameter.dtype)
         with torch.no_grad():

@@ -74,7 +74,7 @@ class SequenceTask(Task[Sequences]):
         return None
 
     def passage(self, part: Sequences, codecs: Codecs, length: int, name: str, *, answered: bool = True) -> Passage:
-        """See `Task.passage`; `answered` says whether the targets are known."""
+        """See `Task.passage`; `answered` is whether the targets are known."""
         from throughtime.sight.report.passage import Item, Passage, spread
 
         items = [

@@ -188,8 +188,10 @@ def reminders(directions: Sequence[Sequence[Direction]]) -> list[str]:
     arguments = directions[0][0].arguments
     found = []
     if rates := sorted({rate for direction in directions for cell in direction if (rate := _number(cell, "dropout"))}):
-        told = " and ".join(map(str, rates))
-        found.append(f"its input dropout={told} is not included; to train it further, apply torch.nn.Dropout before it")
+        rates_text = " and ".join(map(str, rates))
+        found.append(
+            f"its input dropout={rates_text} is not included; to train it further, apply torch.nn.Dropout before it"
+        )
     if arguments.get("stateful"):
         found.append("it is stateful: pass the state that each call returns to the next call")
     if (
@@ -228,10 +230,11 @@ def split_directions(arrays: Sequence[Array], arguments: Mapping[str, Any]) -> t
     }
     directions = []
     for own, name, back in ((arrays[:half], "layer", False), (arrays[half:], "backward_layer", True)):
-        told = arguments.get(name, {"class_name": None, "config": {}})
-        if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
-            raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {told!r:.200}.")
-        directions.append(Direction(own, {"go_backwards": back} | told["config"] | shared, told.get("class_name")))
+        settings = arguments.get(name, {"class_name": None, "config": {}})
+        if not isinstance(settings, dict) or not isinstance(settings.get("config"), dict):
+            raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {settings!r:.200}.")
+        config = {"go_backwards": back} | settings["config"] | shared
+        directions.append(Direction(own, config, settings.get("class_name")))
     return directions, arguments.get("merge_mode", "concat")
 
 
@@ -292,8 +295,8 @@ def _form(what: str, direction: Direction) -> tuple[KerasLayer, int, int]:
         if fits and layer.reset_after in (None, after) and direction.kind in (None, layer.kind):
             return layer, inputs, hidden
     meant = direction.kind or ", ".join(KINDS[:-1]) + f" or {KINDS[-1]}"
-    told = f" with reset_after={after!r}" if "reset_after" in direction.arguments else ""
-    raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{told}.")
+    option_text = f" with reset_after={after!r}" if "reset_after" in direction.arguments else ""
+    raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{option_text}.")
 
 
 def _arguments(what: str, direction: Direction, layer: KerasLayer) -> dict[str, Any]:

@@ -145,14 +145,15 @@ def _from_file(path: Path, engine: str | None, arguments: Mapping[str, Any]) -> 
         if len(made.unread) == len(errors) == 1:
             raise errors[0]
         if made.unread:
-            told = "".join(f"\n  {name}: {reason}" for name, reason in made.unread.items())
-            raise KerasError(f"none of the recurrent layers of {path} can be read:{told}")
+            reasons = "".join(f"\n  {name}: {reason}" for name, reason in made.unread.items())
+            raise KerasError(f"none of the recurrent layers of {path} can be read:{reasons}")
         raise KerasError(f"{path} has no {', '.join(KINDS)} or RNN layer, alone or in {BIDIRECTIONAL} or a wrapper.")
     for name, reason in made.unread.items():
         _log.warning("Not read from %s: %s: %s", path.name, name, reason)
     for name, masks in made.masks.items():
-        told = " and ".join(map(str, masks))
-        _log.warning("%s of %s skips steps that %s masks: pass lengths to it (see .masks).", name, path.name, told)
+        mask_names = " and ".join(map(str, masks))
+        message = "%s of %s skips steps that %s masks: pass lengths to it (see .masks)."
+        _log.warning(message, name, path.name, mask_names)
     for name, notes in made.notes.items():
         for note in notes:
             _log.warning("%s of %s: %s.", name, path.name, note)

@@ -99,11 +99,11 @@ class _Match:
 
 def _binds(known: dict[float, float], ours: Instruction, theirs: Instruction) -> bool:
     """Check whether a constant matches another; a placeholder matches any number and is bound to it."""
-    mine, other = ours["value"], theirs["value"]
-    if abs(mine) not in (_ANY_ALPHA, _ANY_BETA, _ANY_CLIP):
-        return bool(mine == other)
-    meant = other if mine > 0 else -other
-    return bool(known.setdefault(abs(mine), meant) == meant)
+    pattern_value, other = ours["value"], theirs["value"]
+    if abs(pattern_value) not in (_ANY_ALPHA, _ANY_BETA, _ANY_CLIP):
+        return bool(pattern_value == other)
+    meant = other if pattern_value > 0 else -other
+    return bool(known.setdefault(abs(pattern_value), meant) == meant)
 
 
 class _Pattern(NamedTuple):

@@ -169,7 +169,7 @@ def _of_place(module: Recurrent, name: str) -> nn.Module:
 
 
 def _layers_in(source: Any) -> str:
-    """Suggest what to pass instead of a module that contains layers."""
+    """Return a hint for a module that contains layers: pass one of them."""
     names = [n for n, m in source.named_modules() if isinstance(m, nn.RNNBase)] if isinstance(source, nn.Module) else []
     if not names:
         return ""

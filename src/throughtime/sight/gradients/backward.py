@@ -99,7 +99,7 @@ class _Stack:
         for name, reverse, norms in self._norms(steps):
             if name == INPUT and self.whole:
                 continue
-            there = self._there(steps, reverse)
+            there = self._valid_lags(steps, reverse)
             norms = self._by_lag(steps, norms, reverse)
             finite = finite and bool(norms[there].isfinite().all())
             found[name] = norms.where(there, 0.0).sum(-1) / there.sum(-1)
@@ -174,7 +174,7 @@ class _Stack:
         operands = Operands([*read, given.contiguous()], states, layer.parameters)
         return layer.engine.run(program, operands, Layout(len(at), given.shape[1])), names
 
-    def _there(self, steps: Tensor, reverse: bool) -> Tensor:
+    def _valid_lags(self, steps: Tensor, reverse: bool) -> Tensor:
         """Mark the sequences that have both a loss at the step and a step at each lag, `[window + 1, S, B]`."""
         other = self._other(steps, reverse)[..., None]
         return (other >= 0) & (other < self.lengths) & self.live[steps]

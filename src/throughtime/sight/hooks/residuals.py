@@ -152,7 +152,7 @@ class Residuals(Hook):
         self.layers[direction.layer].append(layer)
 
     def _without_gaps(self, tensor: Tensor) -> Tensor:
-        """Repeat a sequence's last step after its end, since a gradient program may divide by what it reads."""
+        """Repeat a sequence's last step after its end, since a gradient program may divide by these values."""
         if bool((self.lengths == self.steps).all()):
             return tensor
         last = (self.lengths - 1).clamp(min=0).to(tensor.device)

@@ -50,7 +50,7 @@ def collect(
         passage: the sequences to read, each from the initial state.
         patterns: names of values, as in `throughtime.record`; by default all except pre-activations and previous
             states.
-        engine: the engine for the recurrent layers; defaults to the one used in training.
+        engine: the engine for the recurrent layers; defaults to the engine used in training.
         progress: called with the current stage and its progress.
 
     Raises:

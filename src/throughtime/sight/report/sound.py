@@ -29,7 +29,7 @@ def listen(
         model: the model.
         inputs: ids `[T]` or numbers `[T, features]`.
         names: the values to record.
-        reduce: maps a chunk of the head's output `[n, width]` and its first step to what to keep.
+        reduce: maps a chunk of the head's output `[n, width]` and its first step to the values to keep.
 
     Returns:
         The kept output, concatenated, and the values.

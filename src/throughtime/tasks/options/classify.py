@@ -26,7 +26,7 @@ class ClassifyOptions(SequenceOptions):
     Attributes:
         data: a folder with one text file per label and one sequence per line, a folder with one folder of text or
             sound files per label, or a table (CSV or Parquet).
-        valid: validation data; part of the data are held out by default.
+        valid: validation data; part of the data is held out by default.
         test: test data to evaluate the trained network on.
         label: the table column with the labels.
         text: the table column with the texts, one sequence per row.

@@ -25,7 +25,7 @@ class TagOptions(SequenceOptions):
     Attributes:
         data: files with a token and its tag per line and a blank line between sequences, as in CoNLL, or tables (CSV or
             Parquet) with a row per token.
-        valid: validation data; part of the data are held out by default.
+        valid: validation data; part of the data is held out by default.
         test: test data to evaluate the trained network on.
         token_column: the token column, as a number counted from 0, or as a name in a table.
         tag_column: the tag column, as a number counted from 0 (or from the end, as -1), or as a name in a table.
