@@ -59,7 +59,7 @@ Shape shape_of(const std::array<int64_t, 2>& rows_and_columns) {
     return columns ? Shape{rows, columns} : Shape{rows};
 }
 
-/// A piece of a vector parameter: its length, and the arrays whose sum it is, each as an index and a first element.
+/// A piece of a vector parameter: its length, and the arrays that are summed, each as an index and a first element.
 using Piece = std::pair<int64_t, std::vector<std::pair<int64_t, int64_t>>>;
 
 /// Assembles a vector from a tuple of pieces and arrays.

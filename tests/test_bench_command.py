@@ -194,7 +194,7 @@ def test_disturbed_rounds_do_not_count() -> None:
     quiet.looks = [GOOD, GOOD, APART, GOOD, SHARED, GOOD, GOOD, GOOD]
     numbers = iter(range(100))
     found = in_turn([lambda: float(next(numbers))], 1e-9, quiet)
-    # Rounds 1 to 4 have a bad look at their start or end.
+    # A measurement at the start or the end of rounds 1 to 4 is bad.
     assert found == Rounds([[0.0], [5.0], [6.0]], [GOOD] * 3, left_out=4)
 
 

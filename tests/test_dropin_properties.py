@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import throughtime
 
-# Relative to the largest value: sums of a few dozen products in another order. bfloat16 has 8 bits; gradients sum more.
+# Relative to the largest value: sums of a few dozen products in another order. bfloat16 has 8 bits.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 6e-2}
 
 

@@ -1,7 +1,7 @@
 """Runs as differentiable functions for torch's autograd.
 
-The derivative of a run is a run of the gradient program, so derivatives of any order run on the same engine: the second
-    derivative is a run of the gradient program's gradient program.
+The derivative of a run is a run of the gradient program, so derivatives of any order run on the same engine. For
+example, a second derivative is a run of the gradient of the gradient program.
 """
 
 from __future__ import annotations

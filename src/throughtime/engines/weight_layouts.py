@@ -211,7 +211,7 @@ def _terms(layout: WeightLayout, parameter: Parameter, part: GateRows, gates: se
 
 
 def _single(pieces: tuple[RowMapping, ...], stored: Stored, width: int) -> Tensor | None:
-    """The rows of a parameter that is one piece of one tensor, as matrices are; None otherwise."""
+    """The rows of a parameter that consists of a single piece of a single tensor, as matrices do; None otherwise."""
     if len(pieces) > 1 or len(pieces[0].terms) > 1:
         return None
     start, stop, ((field, row),) = pieces[0]

@@ -340,8 +340,8 @@ def claims(longest: Mapping[str, Mapping[str, int | None]], lags: Sequence[int])
         lags: the lags that were tried.
 
     Returns:
-        A dictionary per claim with `task`, `claim`, `reproduced` and `found`, the lags in words. `reproduced` is None
-        if the results can't decide because the cells learned none or all of the lags.
+        A dictionary per claim with `task`, `claim`, `reproduced` and `found`, the learned lags as text. `reproduced` is
+        None if the results are inconclusive because the cells learned none or all of the lags.
     """
     found = []
     for task, by_cell in longest.items():

@@ -69,8 +69,8 @@ class Text(StreamTask[EncodedText]):
         for what, name, part in (("validation", "valid", corpus.valid), ("test", "test", corpus.test)):
             if part is not None and part.token_count < 2:
                 raise DataError(
-                    f"the {what} text has {part.token_count} token; at least 2 are needed: use more text, or name "
-                    f"another with {option(name)}"
+                    f"the {what} text has {part.token_count} token; at least 2 are needed: use more text, or pass "
+                    f"another text with {option(name)}"
                 )
         return _data(corpus)
 

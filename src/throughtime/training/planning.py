@@ -65,7 +65,7 @@ class Throughput:
     waiting: float = 1.0
 
     def reach(self, streams: int, losses: int) -> float:
-        """Return the seconds needed to measure how far gradients reach, from at most one sequence per loss."""
+        """Return the seconds needed to measure how far gradients reach; with fewer losses, fewer sequences are read."""
         return min(streams, losses) * self.stream + losses * self.loss
 
 

@@ -85,7 +85,7 @@ class NativeEngine:
                 `throughtime.engines.weight_layouts.WeightLayout.in_pieces`.
 
         Returns:
-            The outputs `[T, B, width]`, the final `[1, B, width]` of each state, and the reductions.
+            The outputs `[T, B, width]`, the final value `[1, B, width]` of each state, and the reductions.
         """
         return Result(*self._run(program, (inputs, states or None, parameters), Layout(steps, 0), None, True))
 

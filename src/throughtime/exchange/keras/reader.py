@@ -80,8 +80,8 @@ def from_keras(source: Any, *, engine: str | None = None, **arguments: Any) -> A
     Returns:
         For a layer or arrays, a `Recurrent`. For a file, a `KerasLayers`: a dictionary of all its recurrent layers by
         name (by path if names are not unique); an RNN with cells of different kinds or sizes becomes one layer per
-        cell, "name/cell". Layers that can't be read are listed in `unread`, and what the caller must do (masks, input
-        dropout, keeping the state) in `masks` and `notes`; all of this is also logged as warnings.
+        cell, "name/cell". `unread` lists layers that can't be read; `masks` and `notes` list behavior that the caller
+        must reproduce (masks, input dropout, keeping the state). All of this is also logged as warnings.
 
     Raises:
         KerasError: if a layer uses something that `Recurrent` doesn't support; if arrays have wrong shapes; if a file
