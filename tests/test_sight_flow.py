@@ -72,7 +72,7 @@ def together(below, outputs, options, top) -> list[Tensor]:
 
 
 def against_time(module) -> bool:
-    """Whether all layers run from the last step to the first."""
+    """Return whether all layers run from the last step to the first."""
     return module.layers()[0][0][0].reverse
 
 

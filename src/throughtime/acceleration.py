@@ -110,7 +110,7 @@ def substitute_layers(model: Any) -> Acceleration:
     for name, module in root.named_modules():
         kind = type(module)
         if kind in _OURS:
-            reason = _no_gain(module)
+            reason = _reason_to_keep(module)
             if reason is None:
                 module.__class__ = _OURS[kind]
                 changed[name] = f"torch.nn.{kind.__name__} to throughtime.{kind.__name__}"
@@ -118,7 +118,7 @@ def substitute_layers(model: Any) -> Acceleration:
                 left[name] = reason
         elif isinstance(module, Substitute | Hookable):
             ours.append(name)
-        elif (reason := _reason_not_to(module)) is not None:
+        elif (reason := _reason_unsupported(module)) is not None:
             left[name] = reason
         if accelerate_policy(module):
             changed[f"{name}._process_sequence".lstrip(".")] = "one call for all steps, with resets at episode starts"
@@ -171,7 +171,7 @@ def _module(model: Any, function: str) -> nn.Module:
     return model
 
 
-def _reason_not_to(module: nn.Module) -> str | None:
+def _reason_unsupported(module: nn.Module) -> str | None:
     """Return why a module that may be a recurrent layer is not changed; None if it isn't one."""
     kind = type(module)
     if isinstance(module, _CELLS):
@@ -187,7 +187,7 @@ def _reason_not_to(module: nn.Module) -> str | None:
     return None
 
 
-def _no_gain(module: nn.Module) -> str | None:
+def _reason_to_keep(module: nn.Module) -> str | None:
     weight = next(module.parameters())
     if weight.device.type not in ("cpu", "meta"):
         return f"torch's own layer is the fastest on {weight.device.type}"

@@ -46,7 +46,7 @@ class Contestant(Protocol):
     def packages(self) -> tuple[str, ...]: ...
 
     def takes(self, case: Case) -> bool:
-        """Whether it supports a case."""
+        """Return whether it supports a case."""
         ...
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

@@ -47,7 +47,7 @@ class Quiet:
         return now
 
     def held(self, look: Look) -> bool:
-        """Whether the processors were nearly as fast as in the best measurement so far."""
+        """Return whether the processors were nearly as fast as in the best measurement so far."""
         return look.peak >= MIN_PEAK * self.best.peak and look.handover <= MAX_HANDOVER * self.best.handover
 
     def _measured(self) -> Look:

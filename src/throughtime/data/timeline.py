@@ -133,7 +133,7 @@ class Timeline:
     ) -> tuple[Self, Integers]:
         """Return a timeline with intervals of equal length."""
         gaps = np.diff(stamps)[same]
-        _refuse_duplicates(cls(unit, 1, zoned=zoned), stamps, same, name)
+        _reject_duplicates(cls(unit, 1, zoned=zoned), stamps, same, name)
         if not step:
             if not len(gaps):
                 raise DataError(f"{name}: every series has only one row, so there is no interval between times.")
@@ -173,7 +173,7 @@ class Timeline:
         gaps = np.diff(positions)[same]
         if not step and (not len(gaps) or (gaps == 0).any()):
             return None  # single rows, or duplicates, which _fixed reports
-        _refuse_duplicates(cls("month", 1, day=day, zoned=zoned), positions, same, name)
+        _reject_duplicates(cls("month", 1, day=day, zoned=zoned), positions, same, name)
         if not step:
             steps, counts = np.unique(gaps, return_counts=True)
             step = int(steps[counts.argmax()])
@@ -261,7 +261,7 @@ class Timeline:
         return found
 
 
-def _refuse_duplicates(line: Timeline, stamps: Integers, same: Any, name: str) -> None:
+def _reject_duplicates(line: Timeline, stamps: Integers, same: Any, name: str) -> None:
     duplicates = np.flatnonzero((np.diff(stamps) == 0) & same)
     if len(duplicates):
         first = line.label_of(int(stamps[duplicates[0]]))

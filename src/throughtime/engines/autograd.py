@@ -104,7 +104,7 @@ class Pass(NamedTuple):
         return split(found, len(self.program.outputs), len(self.program.states))
 
     def on_torch(self, tensors: Sequence[Tensor]) -> Pass:
-        """The same pass on a traceable engine, chosen for these tensors."""
+        """Return the same pass on a traceable engine, chosen for these tensors."""
         if self.engine.traceable:
             return self
         fused = get("torch")
@@ -146,7 +146,7 @@ class Pass(NamedTuple):
         return operands._replace(states=declared_states(self.program, operands, self.layout))
 
     def backward(self, plan: Gradient) -> Pass:
-        """The pass of the gradient program."""
+        """Return the pass of the gradient program."""
         tap = None
         if self.tap is not None and self.tap.gradients:
             gradient_of = dict(zip(self.tapped, plan.seen, strict=True))
@@ -309,12 +309,12 @@ def _again(
 
 
 def _cotangents(gradients: Sequence[Tensor | None], outputs: int, states: int) -> tuple[Slots, Result]:
-    """The indices of results with a gradient, and the gradients split by kind (None where missing)."""
+    """Return the indices of results with a gradient, and the gradients split by kind (None where missing)."""
     return slots(outputs, states, tuple([g is not None for g in gradients])), split(gradients, outputs, states)
 
 
 def _filled(this: Pass, gradients: Sequence[Tensor | None], operands: Operands) -> list[Tensor]:
-    """The gradients of all final states; zeros where missing."""
+    """Return the gradients of all final states; zeros where missing."""
     states = this.with_states(operands).states or ()
     return [torch.zeros_like(s) if g is None else g for s, g in zip(states, gradients, strict=True)]
 
@@ -324,7 +324,7 @@ def _present(gradients: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameters: int) -> list[Tensor | None]:
-    """The results of the gradient program, in the order of the forward run's operands."""
+    """Return the results of the gradient program, in the order of the forward run's operands."""
     found: list[Tensor | None] = [None] * (inputs + states + parameters)
     for k, g in zip(wanted.vectors, result.outputs, strict=True):
         found[k] = g
@@ -336,7 +336,7 @@ def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameter
 
 
 def _operands(program: Program, tensors: Sequence[Tensor]) -> Operands:
-    """The inverse of `Operands.tensors`."""
+    """Return the inverse of `Operands.tensors`."""
     inputs, parameters = len(program.inputs), len(program.parameters)
     end = len(tensors) - parameters
     states = None if inputs == end and program.states else list(tensors[inputs:end])
@@ -349,17 +349,17 @@ def split(tensors: Sequence[Any], vectors: int, states: int) -> Result:
 
 
 def flat(result: Result) -> list[Tensor]:
-    """The inverse of `split`."""
+    """Return the inverse of `split`."""
     return [*result.outputs, *result.states, *result.reductions]
 
 
 @lru_cache(maxsize=512)
 def without_residuals(program: Program, own: int) -> Program:
-    """The program with only its first `own` outputs."""
+    """Return the program with only its first `own` outputs."""
     return replace(program, outputs=program.outputs[:own])
 
 
 @lru_cache(maxsize=1024)
 def slots(vectors: int, states: int, flags: tuple[bool, ...]) -> Slots:
-    """The indices of set flags, split into vectors, states and arrays."""
+    """Return the indices of set flags, split into vectors, states and arrays."""
     return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in split(flags, vectors, states)))

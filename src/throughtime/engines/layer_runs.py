@@ -59,7 +59,7 @@ class LayerRun(NamedTuple):
         return y, final
 
     def pieces(self, stored: Sequence[Tensor]) -> list[Any]:
-        """The program's parameters as the engine takes them."""
+        """Return the program's parameters as the engine takes them."""
         return self.layer.in_pieces(stored, bias=self.bias)
 
     def again(

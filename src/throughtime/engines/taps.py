@@ -38,7 +38,7 @@ class Tap:
         )
 
     def mapped(self, form: Callable[[Tensor], Tensor]) -> Tap:
-        """The same tap with a function applied to each tensor it receives."""
+        """Return the same tap with a function applied to each tensor it receives."""
 
         def receive(values: list[Tensor]) -> None:
             self.receive([form(value) for value in values])

@@ -70,11 +70,11 @@ class WeightLayout:
     peepholes: tuple[str, ...] = ()
 
     def row(self, gate: str) -> int:
-        """The position of a gate among the blocks."""
+        """Return the position of a gate among the blocks."""
         return self.gates.index(gate.removesuffix(_OF_STATE))
 
     def mapping(self, program: Program) -> WeightMapping:
-        """The mapping of each parameter's rows; the same for programs that differ only in sizes."""
+        """Return the mapping of each parameter's rows; the same for programs that differ only in sizes."""
         return _mapping(self, program)
 
     def to_program(self, mapping: WeightMapping, stored: Stored) -> list[Tensor]:
@@ -211,7 +211,7 @@ def _terms(layout: WeightLayout, parameter: Parameter, part: GateRows, gates: se
 
 
 def _single(pieces: tuple[RowMapping, ...], stored: Stored, width: int) -> Tensor | None:
-    """The rows of a parameter that consists of a single piece of a single tensor, as matrices do; None otherwise."""
+    """Return a parameter's rows if it is a single piece of a single tensor, as matrices are; None otherwise."""
     if len(pieces) > 1 or len(pieces[0].terms) > 1:
         return None
     start, stop, ((field, row),) = pieces[0]

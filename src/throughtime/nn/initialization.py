@@ -83,7 +83,7 @@ def initialize(
 
 
 def forgets(program: Program) -> bool:
-    """Check whether a program has a gate named `forget` with a bias."""
+    """Return whether a program has a gate named `forget` with a bias."""
     return any(part.gate == "forget" for _, part in _biases(program))
 
 

@@ -22,7 +22,7 @@ _LENGTHS = "lengths_of_sequences"
 
 
 def is_agent(model: Any) -> bool:
-    """Whether `model` is a recurrent agent of sb3-contrib, with a policy and a rollout buffer."""
+    """Return whether `model` is a recurrent agent of sb3-contrib, with a policy and a rollout buffer."""
     agents = sys.modules.get(_AGENTS)
     return agents is not None and isinstance(model, agents.RecurrentPPO)
 
@@ -64,7 +64,7 @@ def accelerate_buffer(buffer: Any) -> str | None:
 
 
 def knows_lengths(buffer: Any) -> bool:
-    """Whether `accelerate_buffer` has changed a buffer."""
+    """Return whether `accelerate_buffer` has changed a buffer."""
     return getattr(vars(buffer).get(_SAMPLES), "func", None) is samples_with_lengths
 
 

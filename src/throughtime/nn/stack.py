@@ -258,7 +258,7 @@ def _allow_in_graph() -> bool:
 
 
 def in_autocast(like: Tensor) -> bool:
-    """Check whether autocast is on for a tensor's device; some devices, such as `meta`, don't support it."""
+    """Return whether autocast is on for a tensor's device; some devices, such as `meta`, don't support it."""
     if not torch._C._is_any_autocast_enabled():
         return False
     kind = like.device.type

@@ -95,7 +95,7 @@ class Cell:
         return inspect.getsource(self.function)
 
     def latex(self, **hyper: Any) -> str:
-        """The cell's equations in LaTeX; see `throughtime.program.latex`.
+        """Return the cell's equations in LaTeX; see `throughtime.program.latex`.
 
         Args:
             **hyper: hyper-parameters other than the cell's defaults.
@@ -249,7 +249,7 @@ class Cell:
         return trace, trace.finish(given[-len(old) :], [("y", given[0])])
 
     def _hint_of_inputs(self) -> str:
-        """A hint on declaring an input, if one of the states was probably meant to be one."""
+        """Return a hint on declaring an input, if one of the states was probably meant to be one."""
         plain = [a for a, d in self.states if a not in _USUAL_NAMES and d == StateDeclaration(a, None, 0.0)]
         if not plain:
             return ""

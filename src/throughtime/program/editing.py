@@ -162,7 +162,7 @@ class _Editing(Rewriting):
 
 
 def other_values(function: Callable[..., Any]) -> list[str]:
-    """The names of the other values that an edit's function takes after the first argument, with _ instead of a dot."""
+    """Return the names of the further values that an edit's function takes, with _ instead of a dot."""
     try:
         arguments = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # builtins may have no signature
@@ -208,6 +208,6 @@ def _users(program: Program, id: int) -> list[int]:
 
 
 def _given(program: Program) -> set[int]:
-    """The values that a program returns, as outputs, states or terms of reductions."""
+    """Return the values that a program returns, as outputs, states or terms of reductions."""
     given = {state.next for state in program.states} | {output.value for output in program.outputs}
     return given | {value for reduction in program.reductions for term in reduction.terms for value in term}

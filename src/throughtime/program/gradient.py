@@ -164,13 +164,13 @@ class _Adjoint(Derivation):
         return Gradient(settled, reads.inputs, reads.residuals, reads.parameters, self.given, self.wanted, seen)
 
     def _adjoint(self, id: int) -> Symbol:
-        """A value's gradient; zero if no given result depends on it."""
+        """Return a value's gradient; zero if no given result depends on it."""
         if id in self.adjoints:
             return self.adjoints[id]
         return self.builder.constant(0.0, self.program.body[id].width)
 
     def demanded(self) -> set[int]:
-        """The forward values that the gradient reads."""
+        """Return the forward values that the gradient reads."""
         next_states, inputs = self._backward()
         roots = [*next_states, *inputs.values(), *(s for terms in self.terms.values() for term in terms for s in term)]
         roots += map(self._adjoint, self.seen)
@@ -256,7 +256,7 @@ class _Adjoint(Derivation):
 
 
 def _active(program: Program, wanted: Slots, seen: tuple[int, ...], single_step: bool) -> set[int]:
-    """The values that depend on an operand whose gradient is requested, in this step or, if any, through a state."""
+    """Return the values that depend on an operand whose gradient is requested, within a step or through a state."""
     active: set[int] = set(seen)
     moving = set(wanted.states)
     while True:

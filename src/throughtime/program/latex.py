@@ -70,7 +70,7 @@ class _Equations:
         self.temporary: dict[_Part, str] = {}
 
     def lines(self) -> list[tuple[str, str]]:
-        """The left and right side of each equation, in program order."""
+        """Return the left and right side of each equation, in program order."""
         roots = sorted({*self.letters, *(output.value for output in self.program.outputs)})
         used: Counter[_Part] = Counter()
         for root in roots:
@@ -105,7 +105,7 @@ class _Equations:
         return self._seen_through(_Part(instruction.args[0], instruction["start"] + part.start, part.width))
 
     def _sources(self, part: _Part) -> list[_Part]:
-        """The parts of other values from which a part is computed."""
+        """Return the parts of other values from which a part is computed."""
         return [self._seen_through(source) for source in self._direct(part)]
 
     def _direct(self, part: _Part) -> list[_Part]:
@@ -215,7 +215,7 @@ class _Equations:
         return _Text("-" + text[3:] if text.startswith(" - ") else text, _SUM)
 
     def _terms(self, part: _Part, sign: int = 1, top: bool = True) -> list[tuple[int, _Part]]:
-        """The terms of a sum, with unnamed sums expanded."""
+        """Return the terms of a sum, with unnamed sums expanded."""
         op = self.program.body[part.id].op
         if not top and (part.id in self.letters or part in self.temporary):
             return [(sign, part)]

@@ -69,7 +69,7 @@ def with_outputs(program: Program, slices: tuple[ValueSlice, ...], own: int) -> 
 
 
 def _is_of_product(body: Sequence[Instruction], id: int) -> bool:
-    """Whether a value is a matrix product, or a slice of one."""
+    """Return whether a value is a matrix product, or a slice of one."""
     instruction = body[id]
     if instruction.op == "slice":
         instruction = body[instruction.args[0]]

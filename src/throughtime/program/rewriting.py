@@ -110,7 +110,7 @@ class Rewriting:
         return self.builder.copy(instruction, tuple(self.values[arg] for arg in instruction.args))
 
     def _output_symbol(self, id: int, became: dict[int, Symbol]) -> Symbol:
-        """The symbol of an output; if it contains a state, this is the state's value at the end of the step."""
+        """Return the symbol of an output; if it contains a state, this is the state's value at the end of the step."""
         if id in became:
             return became[id]
         instruction = self.program.body[id]

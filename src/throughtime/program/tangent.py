@@ -115,7 +115,7 @@ class _Forward(Derivation):
         return self.input(kind, k, f"{name}.tangent", width)
 
     def _of(self, id: int) -> Symbol:
-        """A value's tangent; zero if it depends on nothing with a direction."""
+        """Return a value's tangent; zero if it depends on nothing with a direction."""
         if id in self.tangents:
             return self.tangents[id]
         return self.builder.constant(0.0, self.program.body[id].width)
@@ -154,7 +154,7 @@ class _Forward(Derivation):
         return self._sum([self._part(id, instruction, k) for k in moving])
 
     def _part(self, id: int, instruction: Instruction, k: int) -> Symbol | None:
-        """The part of a value's tangent that comes from its k-th argument."""
+        """Return the part of a value's tangent that comes from its k-th argument."""
         row, builder = OPERATIONS[instruction.op], self.builder
         values = [self.value(arg) for arg in instruction.args]
         moved = self.tangents[instruction.args[k]]

@@ -285,7 +285,7 @@ class Trace(Builder):
             self._pending[value.id] = gate
 
     def linear_gates(self) -> dict[str, int]:
-        """The names of linear gates, whose value is the pre-activation itself."""
+        """Return the names of linear gates, whose value is the pre-activation itself."""
         return {name: id for id, gate in self._pending.items() for name in (gate, f"{gate}.pre")}
 
     def _name_linear_gate(self, id: int) -> None:
@@ -299,7 +299,7 @@ _active: ContextVar[Trace | None] = ContextVar("active trace", default=None)
 
 
 def active_trace() -> Trace:
-    """The trace in progress."""
+    """Return the trace in progress."""
     trace = _active.get()
     if trace is None:
         raise CellError(

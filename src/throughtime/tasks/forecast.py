@@ -141,7 +141,7 @@ class ForecastTask(Task[Windows]):
         )
 
     def _fits(self, lengths: NDArray[np.int64], horizon: int) -> bool:
-        """Whether series of these lengths have rows to train on and to validate with this horizon."""
+        """Return whether series of these lengths have rows to train on and to validate with this horizon."""
         train, seen, _ = self._parts(lengths, horizon)
         return bool(train.max() >= horizon + (self.options.context or 1) and (seen - train).max() >= horizon)
 

@@ -65,7 +65,7 @@ class Throughput:
     waiting: float = 1.0
 
     def reach(self, streams: int, losses: int) -> float:
-        """Return the seconds needed to measure how far gradients reach; with fewer losses, fewer sequences are read."""
+        """Return the seconds needed to measure how far gradients reach; at most one sequence per loss is read."""
         return min(streams, losses) * self.stream + losses * self.loss
 
 
@@ -248,7 +248,7 @@ def _calibration(task: Task[Any], speed: Throughput, budget: float, held_out: in
 
 
 def _reads_in(task: Task[Any], method: str) -> bool:
-    """Whether a task overrides an optional method that runs the network on held-out data."""
+    """Return whether a task overrides an optional method that runs the network on held-out data."""
     return getattr(type(task), method) is not getattr(Task, method)
 
 

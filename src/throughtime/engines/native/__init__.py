@@ -146,7 +146,7 @@ def release_memory() -> int:
 
 
 def instruction_sets() -> list[str]:
-    """The instruction sets of this machine that the engine can use, best first."""
+    """Return the instruction sets of this machine that the engine can use, best first."""
     return [] if _native is None else _native.instruction_sets()
 
 

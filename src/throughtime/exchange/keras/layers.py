@@ -178,7 +178,7 @@ def layer_of(
 
 
 def is_one_stack(cells: Sequence[Direction]) -> bool:
-    """Check whether one `Recurrent` can hold these stacked cells: sizes and recurrent dropout must be equal."""
+    """Return whether one `Recurrent` can hold these stacked cells: sizes and recurrent dropout must be equal."""
     sizes = {(c.kind, c.arrays[1].shape[:1] if len(c.arrays) > 1 else ()) for c in cells}
     return len(sizes) == len({_number(c, "recurrent_dropout") for c in cells}) == 1
 

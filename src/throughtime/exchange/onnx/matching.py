@@ -67,7 +67,7 @@ class _Match:
         return self.any.get(_ANY_CLIP)
 
     def found(self) -> bool:
-        """Check whether all results of the programs match."""
+        """Return whether all results of the programs match."""
         ends = zip(self.base.states, self.program.states, strict=True)
         return all(self._same(b.next, p.next) for b, p in ends) and self._same(
             self.base.outputs[0].value, self.program.outputs[0].value
@@ -98,7 +98,7 @@ class _Match:
 
 
 def _binds(known: dict[float, float], ours: Instruction, theirs: Instruction) -> bool:
-    """Check whether a constant matches another; a placeholder matches any number and is bound to it."""
+    """Return whether a constant matches another; a placeholder matches any number and is bound to it."""
     pattern_value, other = ours["value"], theirs["value"]
     if abs(pattern_value) not in (_ANY_ALPHA, _ANY_BETA, _ANY_CLIP):
         return bool(pattern_value == other)

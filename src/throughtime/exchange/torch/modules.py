@@ -137,7 +137,7 @@ def _of_drop_in(module: nn.Module, name: str) -> nn.Module:
 
 
 def _is_altered(module: nn.Module) -> bool:
-    """Check whether weights are pruned, normalized or parametrized."""
+    """Return whether weights are pruned, normalized or parametrized."""
     return parametrize.is_parametrized(module) or bool(module._forward_pre_hooks)
 
 

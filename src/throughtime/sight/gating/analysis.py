@@ -101,7 +101,7 @@ class _Factor:
         return None
 
     def _direct(self, id: int) -> bool:
-        """Whether a value contains the old value through sums and products alone, not through a gate or a matrix."""
+        """Return whether a value contains the old value through sums and products, not through a gate or a matrix."""
         if id not in self.reached:
             i = self.program.body[id]
             self.reached[id] = id in self.old or (
@@ -150,6 +150,6 @@ def _range(i: Instruction, ranges: list[Range], program: Program) -> Range:
 
 
 def _is_share(i: Instruction, program: Program) -> bool:
-    """Whether an instruction computes a / (a + b)."""
+    """Return whether an instruction computes a / (a + b)."""
     below = program.body[i.args[1]]
     return below.op == "add" and i.args[0] in below.args

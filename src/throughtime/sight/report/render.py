@@ -219,7 +219,7 @@ def _kind(reading: Reading | None) -> str:
 
 
 def _surprises(reading: Reading | None) -> bool:
-    """Whether each step has its own loss."""
+    """Return whether each step has its own loss."""
     return reading is not None and reading.label_influence is None and not bool(np.isnan(reading.losses).all())
 
 

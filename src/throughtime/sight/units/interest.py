@@ -106,7 +106,7 @@ def interest(
 
 
 def _occurs(measure: Array) -> bool:
-    """Whether a feature is both present and absent often enough to be followed."""
+    """Return whether a feature is both present and absent often enough to be followed."""
     here = measure > 0
     return int((here[1:] & ~here[:-1]).sum() + here[0]) >= _MIN_OCCURRENCES
 
