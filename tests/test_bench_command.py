@@ -221,7 +221,7 @@ def test_report_marks_the_figures_in_which_disturbed_rounds_count() -> None:
     made = report(Measurement(TINY, times, 1e9, 15, disturbed=13))
     page = made.page()
     assert "Of 15 rounds, 13 were disturbed, because" in page
-    assert "The sizes marked (disturbed) had too few other rounds" in page
+    assert "The sizes marked (disturbed) had too few undisturbed rounds" in page
     assert "| 1.00 (disturbed) (one size) |" in page
     assert page.count("1.00 (disturbed)") == 2  # among the lowest ratios, and in the summary
     assert "1.00 (disturbed)" in made.tables()

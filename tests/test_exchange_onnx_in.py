@@ -325,7 +325,7 @@ def test_an_operator_of_another_domain_is_rejected() -> None:
         ("RNN", {"activations": ["tahn"]}, ["tahn", "Tanh"]),
         ("GRU", {"activations": ["Tanh"]}, ["2 activations", "Tanh"]),
         ("RNN", {"activations": ["ScaledTanh"]}, ["ScaledTanh", "activation_alpha"]),
-        ("RNN", {"activation_alpha": [0.5]}, ["activation_alpha", "1 value(s) more"]),
+        ("RNN", {"activation_alpha": [0.5]}, ["activation_alpha", "1 are unused"]),
         ("RNN", {"clip": -1.0}, ["clip", "-1.0"]),
         ("RNN", {"layout": 2}, ["layout", "2"]),
         ("GRU", {"input_forget": 1}, ["GRU", "input_forget"]),
