@@ -94,7 +94,6 @@ def test_texts_add_no_elements_to_a_page() -> None:
     )  # fmt: skip
     assert sorted(set(plain.names)) == sorted(set(hostile.names))
     assert "img" not in hostile.names
-    # One fact fewer than in the other.
     assert sum(name == "script" for name in hostile.names) == sum(name == "script" for name in plain.names)
 
 

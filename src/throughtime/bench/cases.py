@@ -32,7 +32,7 @@ _OWN = {peephole_lstm.name: peephole_lstm}
 # Tolerances relative to torch's results. States carry over each step's float32 rounding error of about 1, and gradients
 # pass through the steps a second time. On long sequences torch accumulates bias gradients one by one and deviates more
 # than the engine, which adds partial sums. On text of random tokens, each contestant trains from its own initial
-# weights and reaches the loss that chance allows.
+# weights and reaches the loss of random guessing.
 _EPSILON = 2.0**-23
 _BOUNDS = {
     FORWARD: 32 * _EPSILON,

@@ -108,7 +108,7 @@ def segment_starts(signals: Signals, segment: int, window: int, burn_in: int) ->
 
 
 class WholeSignals:
-    """Whole signals `[n, inputs + targets]` one after another; the state is carried from start to end of each.
+    """Whole signals `[n, inputs + targets]` one after another; the state is carried through each signal.
 
     Args:
         signals: the signals; the last column is the target.

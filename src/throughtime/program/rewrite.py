@@ -90,7 +90,7 @@ def with_mean_zoneout(program: Program, rates: tuple[float, ...]) -> Program:
 
 @lru_cache(maxsize=256)
 def with_projection(program: Program, size: int) -> Program:
-    """Embed the program's first input: it gets `size` elements, and an affine map and a ReLU come before the cell.
+    """Embed the program's first input: give it `size` elements, followed by an affine map and a ReLU.
 
     The map's parameters `embedding.weight` and `embedding.bias` follow the program's own.
     """
