@@ -202,7 +202,7 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown package {unknown[0]}; choose from {', '.join(GALLERY)}")
     warnings.filterwarnings("ignore")  # raised by the packages about their dependencies
-    logging.disable(logging.WARNING)  # logged by Lightning at each training
+    logging.disable(logging.WARNING)  # logged by Lightning in each training run
     print(f"{Machine.this()}; {torch.get_num_threads()} threads.\n")
     print("| package | task | before, ms | after, ms | times as fast | difference | rounds |")
     print("|---|---|---|---|---|---|---|")

@@ -64,7 +64,7 @@ private:
     bool is_numpy_;
     int bits_;
     std::vector<nanobind::object> alive_;
-    // The type last asked for its exchange API, and the answer.
+    // The type whose exchange API was looked up last, and that API.
     mutable PyTypeObject* type_ = nullptr;
     mutable const DLPackExchangeAPI* exchange_ = nullptr;
 

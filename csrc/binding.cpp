@@ -59,7 +59,7 @@ Shape shape_of(const std::array<int64_t, 2>& rows_and_columns) {
     return columns ? Shape{rows, columns} : Shape{rows};
 }
 
-/// A piece of a vector parameter: its length, and the arrays whose sum it is, each as an index and a first element.
+/// A piece of a vector parameter: its length, and the arrays that are summed, each as an index and a first element.
 using Piece = std::pair<int64_t, std::vector<std::pair<int64_t, int64_t>>>;
 
 /// Assembles a vector from a tuple of pieces and arrays.
@@ -82,7 +82,7 @@ template <class T> std::vector<T> assemble(Arrays& arrays, const nb::tuple& para
         }
         at += count;
     }
-    if (at != size) throw std::invalid_argument("the pieces of a parameter are shorter than it");
+    if (at != size) throw std::invalid_argument("the pieces of a parameter are shorter than the parameter");
     return found;
 }
 
@@ -177,7 +177,7 @@ struct RunRequest {
     }
 };
 
-/// The token ids of an input. Those of inactive rows may be anything.
+/// The token ids of an input. Those of inactive rows are not checked.
 const int64_t* read_token_ids(Arrays& arrays, const RunRequest& request, int64_t rows, size_t input) {
     const Schedule schedule(request.steps, rows, request.batch_sizes ? request.batch_sizes->data() : nullptr,
                             request.packed, false);

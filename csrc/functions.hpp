@@ -16,7 +16,7 @@ template <> struct Format<float> {
     static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
     static constexpr int exp_terms = 6, log_terms = 5;
     static constexpr float exp_highest = 89.0f, exp_lowest = -104.0f;
-    static constexpr float tanh_highest = 10.0f;                   // tanh rounds to one from 9.02
+    static constexpr float tanh_highest = 10.0f;                   // tanh rounds to 1 above 9.02
     static constexpr int32_t root_half = 0x3f3504f3;               // bits of sqrt(1/2)
 };
 
@@ -26,7 +26,7 @@ template <> struct Format<double> {
     static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
     static constexpr int exp_terms = 12, log_terms = 11;
     static constexpr double exp_highest = 710.0, exp_lowest = -746.0;
-    static constexpr double tanh_highest = 20.0;                   // tanh rounds to one from 19.07
+    static constexpr double tanh_highest = 20.0;                   // tanh rounds to 1 above 19.07
     static constexpr int64_t root_half = 0x3fe6a09e667f3bcd;
 };
 

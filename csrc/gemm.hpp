@@ -12,14 +12,15 @@ template <class T> constexpr int panel_width = panel_vectors * lanes<T>;
 /// Rows of a register tile, so that its accumulators, a row of the panel and one broadcast element fit in registers.
 constexpr int tile_rows = vector_registers == 32 ? 12 : 6;
 
-/// The most panels that a tile of few rows computes at once, to have enough independent multiply-add chains.
+/// The maximum number of panels that a tile of few rows computes at once, for enough independent multiply-add chains.
 constexpr int max_panels = 4;
 constexpr int panels_per_tile(int64_t rows) {
     const int64_t panels = tile_rows / rows;
     return static_cast<int>(panels > max_panels ? max_panels : panels);
 }
 
-/// How far ahead of its use a panel is prefetched, in bytes, and the bytes of panels beyond which it pays.
+/// The distance in bytes by which a panel is prefetched ahead of its use, and the size of all panels in bytes above
+/// which prefetching pays off.
 ///
 /// The processor's own prefetcher stops at the end of each 4 KiB page, and doesn't fill the L1 cache fast enough for
 /// vectors as long as a cache line. Panels that stay in a near cache need neither.

@@ -48,7 +48,7 @@ template <class T>
 using GatherKernel = void (*)(Rows<T> to, Rows<const T> start, const int64_t* token_ids, int64_t rows, const T* right,
                               int64_t depth, int64_t columns, Panels panels);
 
-/// How the widths of an operation's result and operands relate.
+/// The relation between the widths of an operation's result and operands.
 enum class OperationKind {
     elementwise,  // equal
     reduce,       // the result has one element
@@ -91,7 +91,7 @@ template <class T> struct Kernels {
     /// to = start + left * right for some panels of the packed right factor. Each element is one chain of
     /// multiply-adds in order of depth, from `start`, or from zero if `start` is null.
     GemmKernel<T> gemm;
-    /// The same, to the same bits, for a right factor that is used only once and not packed: row-major, or with
+    /// The same, with bit-identical results, for a right factor that is used only once and not packed: row-major, or with
     /// `transposed` its transpose. `scratch` has room for `unpacked_panels` packed panels.
     UnpackedGemmKernel<T> gemm_unpacked;
     /// The same for a left factor of one-hot rows, given as token ids: each row selects one row of the right factor.

@@ -1,4 +1,4 @@
-/// Where every buffer is in memory during a run.
+/// The location of every buffer in memory during a run.
 #pragma once
 
 #include <algorithm>

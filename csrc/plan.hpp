@@ -14,7 +14,7 @@
 
 namespace throughtime {
 
-/// X(name) for each kind of storage: where a buffer's values are.
+/// X(name) for each kind of storage of a buffer's values.
 #define THROUGHTIME_STORAGES(X)                                        \
     X(input)     /* the caller's array [T, B, width] */                \
     X(token_ids) /* the caller's int64 [T, B], for one-hot vectors */  \
@@ -63,7 +63,7 @@ struct Gemm {
     Place start;
     bool gather;  // whether `from` is token ids, so that rows of the factor are gathered
 
-    /// Whether the order of two products matters, because one reads or writes what the other writes.
+    /// Whether the order of two products matters, because one accesses memory that the other writes.
     bool conflicts(const Gemm& other) const {
         auto reads = [](const Gemm& gemm, int64_t buffer) {
             return gemm.from.buffer == buffer || (gemm.accumulate && gemm.start.buffer == buffer);

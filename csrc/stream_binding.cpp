@@ -87,7 +87,7 @@ template <class T> void write(Strided to, Rows<const T> from, int64_t rows, int6
 bool read_integer(const char* at, int type, int64_t& value) {
     auto as = [&]<class N>(N number) {
         std::memcpy(&number, at, sizeof number);
-        value = static_cast<int64_t>(number);  // too large values become negative, hence invalid
+        value = static_cast<int64_t>(number);  // values that are too large become negative, hence invalid
         return true;
     };
     switch (type) {

@@ -109,7 +109,7 @@ def lstm_projected(w: Weights, x: Tensor, states: list[Tensor]) -> States:
 
 
 def odyssey(without: str = "") -> Step:
-    """Greff et al. 2015: section 2 is the vanilla LSTM; section 3 says what each variant changes."""
+    """Greff et al. 2015: section 2 defines the vanilla LSTM; section 3 defines the variants."""
 
     def step(w: Weights, x: Tensor, states: list[Tensor]) -> States:
         h, c = states

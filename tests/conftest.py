@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from outcomes import Outcomes
 
 # The first run of a program derives and checks it, which would exceed any deadline per example. No other check depends
-# on the time either, so that a busy machine fails no test.
+# on the time either, so that tests pass on a busy machine.
 settings.register_profile("throughtime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("throughtime")
 
@@ -26,7 +26,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture
 def outcomes() -> Iterator[Outcomes]:
-    """The outcomes of a random test's cases; each function must accept some of them and refuse others."""
+    """The outcomes of a random test's cases; each function must accept some of them and reject others."""
     found = Outcomes()
     yield found
     found.require_both()

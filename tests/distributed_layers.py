@@ -1,6 +1,6 @@
 """A program of two processes that train and run layers under torch's distributed wrappers; prints each case's error.
 
-Usage: python distributed_layers.py FILE, where FILE is a path at which the processes meet.
+Usage: python distributed_layers.py FILE, where FILE is a path for the processes' rendezvous.
 """
 
 import copy

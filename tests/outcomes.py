@@ -1,4 +1,4 @@
-"""Count what random cases come to, since a test that only forbids other errors passes if everything is refused."""
+"""Count the outcomes of random cases: a test that only forbids other errors would pass if every case was rejected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLLECTING = settings(deadline=None, suppress_health_check=[HealthCheck.function
 
 
 class Outcomes:
-    """How often each function accepted its arguments, and how often it refused them."""
+    """How often each function accepted its arguments, and how often it rejected them."""
 
     def __init__(self) -> None:
         self.accepted: Counter[str] = Counter()
@@ -34,7 +34,7 @@ class Outcomes:
             match: a regular expression that the error's message must contain.
 
         Returns:
-            The function's result, or None if it refused the arguments.
+            The function's result, or None if it rejected the arguments.
         """
         try:
             result = call(*arguments)
@@ -47,7 +47,7 @@ class Outcomes:
         return result
 
     def require_both(self) -> None:
-        """Assert that each function accepted some cases and refused others."""
+        """Assert that each function accepted some cases and rejected others."""
         names = {*self.accepted, *self.refused}
         assert names
         for name in names:

@@ -139,7 +139,7 @@ def open_page(driver: Any, path: Path) -> None:
 
 
 def made_up_sound(rate: int = 8000, seconds: float = 1.0) -> ReportData:
-    """Make a report on a 1,000 Hz tone, then silence. The prediction is half as loud, one unit is on with it."""
+    """Make a report on a 1,000 Hz tone, then silence. The prediction is half as loud, and one unit is on during it."""
     t = np.arange(round(seconds * rate)) / rate
     tone = (0.5 * np.sin(2 * np.pi * 1000 * t) * (t < seconds / 2)).astype(np.float32)
     size = 20

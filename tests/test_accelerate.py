@@ -70,7 +70,7 @@ def test_a_single_layer_is_changed() -> None:
     assert isinstance(layer, throughtime.GRU)
 
 
-def test_layers_that_would_not_be_faster_are_left_and_reported() -> None:
+def test_layers_that_would_not_be_faster_are_unchanged_and_reported() -> None:
     class Own(nn.LSTM):
         pass
 

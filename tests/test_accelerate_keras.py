@@ -227,7 +227,7 @@ def test_fit_returns_the_same_losses(keras: Any, runs: list[bool], options: dict
     assert losses[0][-1] != losses[0][0]  # training changes the weights
 
 
-def test_saving_and_restoring(keras: Any, tmp_path: Path) -> None:
+def test_an_accelerated_model_can_be_saved_and_restored(keras: Any, tmp_path: Path) -> None:
     x, _ = data()
     model = classifier(keras)
     before = model.predict(x, verbose=0)
@@ -248,7 +248,7 @@ def test_saving_and_restoring(keras: Any, tmp_path: Path) -> None:
     assert np.array_equal(model.predict(x, verbose=0), before)
 
 
-def test_layers_inside_a_torch_module(keras: Any, runs: list[bool]) -> None:
+def test_layers_inside_a_torch_module_are_accelerated(keras: Any, runs: list[bool]) -> None:
     model = nn.ModuleDict({"keras": built(keras.layers.LSTM(HIDDEN)), "torch": nn.LSTM(3, 4)})
     report = substitute_layers(model)
     assert len(report.changed) == 2

@@ -48,7 +48,7 @@ def test_reset_matches_a_loop_over_steps(name: str) -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_reset_with_batch_first_and_under_compile() -> None:
+def test_reset_works_with_batch_first_and_under_compile() -> None:
     torch.manual_seed(0)
     layer = throughtime.LSTM(INPUT, HIDDEN, batch_first=True)
     x, reset = torch.randn(ROWS, STEPS, INPUT), (torch.rand(ROWS, STEPS) < 0.3).float()
@@ -203,7 +203,7 @@ def test_an_agent_skips_the_padding_of_its_sequences(policy: Policy, lengths: li
     assert type(policy.lstm_actor) is nn.LSTM
 
 
-def test_a_buffer_with_its_own_minibatches_is_left(policy: Policy) -> None:
+def test_a_buffer_with_its_own_minibatches_is_unchanged(policy: Policy) -> None:
     class Own(Buffer):
         def _get_samples(self, lengths: list[int]) -> Any:
             return super()._get_samples(lengths)

@@ -1,4 +1,4 @@
-"""`throughtime bench`: what it measures, what it writes, and its errors."""
+"""`throughtime bench`: its measurements, files and errors."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_markdown_and_json_are_written(small, tmp_path, capsys) -> None:
     assert data["machine"]["versions"]["torch"]
 
 
-def test_json_on_one_line(small, capsys) -> None:
+def test_json_is_printed_on_one_line(small, capsys) -> None:
     assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "streaming/rnn", "--threads", "1", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["threads"], len(data["cases"])) == (1, 1)
@@ -195,7 +195,7 @@ def test_disturbed_rounds_do_not_count() -> None:
     quiet.looks = [GOOD, GOOD, APART, GOOD, SHARED, GOOD, GOOD, GOOD]
     numbers = iter(range(100))
     found = in_turn([lambda: float(next(numbers))], 1e-9, quiet)
-    # Rounds 1 to 4 have a bad look at their start or end.
+    # A measurement at the start or the end of rounds 1 to 4 is bad.
     assert found == Rounds([[0.0], [5.0], [6.0]], [GOOD] * 3, left_out=4)
 
 
@@ -222,7 +222,7 @@ def test_report_marks_the_figures_in_which_disturbed_rounds_count() -> None:
     made = report(Measurement(TINY, times, 1e9, 15, disturbed=13))
     page = made.page()
     assert "Of 15 rounds, 13 were disturbed, because" in page
-    assert "The sizes marked (disturbed) had too few other rounds" in page
+    assert "The sizes marked (disturbed) had too few undisturbed rounds" in page
     assert "| 1.00 (disturbed) (one size) |" in page
     assert page.count("1.00 (disturbed)") == 2  # among the lowest ratios, and in the summary
     assert "1.00 (disturbed)" in made.tables()
@@ -271,7 +271,7 @@ def test_a_slow_machine_measures_only_the_cases_it_has_time_for(small, monkeypat
     assert "There was no time to measure training/gru/b2/h8/t5" in capsys.readouterr().out
 
 
-def test_summaries() -> None:
+def test_a_summary_has_the_geometric_mean_and_the_minimum_of_each_contestant() -> None:
     small, large = Case("forward", "gru", 1, 32, 100), Case("forward", "gru", 32, 256, 100)
     made = report(
         measured(small, ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0), ("ONNX Runtime", 4.0, 4.0)),

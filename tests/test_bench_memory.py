@@ -1,4 +1,4 @@
-"""The memory of a call as the benchmark measures it, and the memory that a long sequence takes."""
+"""The benchmark's memory measurement, and the memory of a run over a long sequence."""
 
 from __future__ import annotations
 

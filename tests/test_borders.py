@@ -170,7 +170,7 @@ def test_a_trace_depends_on_its_input(model: nn.Module, gradients: bool) -> None
 @border(TRACE)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["packed", "bidirectional", "training"])
-def test_a_trace_of_other_input_forms(name: str, form: str) -> None:
+def test_a_trace_accepts_every_form_of_input(name: str, form: str) -> None:
     layer = getattr(throughtime, name)(3, 4, 2, bidirectional=form == "bidirectional", dropout=0.5)
     layer.train(form == "training")
     example, other = inputs()
@@ -205,7 +205,7 @@ def test_a_frozen_layer_is_traced() -> None:
 
 @border(TRACE)
 @pytest.mark.parametrize("reads", ["tokens", "numbers"])
-def test_a_trace_of_a_sequence_model(reads: str) -> None:
+def test_a_sequence_model_can_be_traced(reads: str) -> None:
     layer = throughtime.Recurrent("lstm", 3, 4)
     model = LanguageModel(7, layer) if reads == "tokens" else SequenceModel(Numeric(3), layer, Point(1, "mse"))
     x = torch.arange(60).view(20, 3) % 7 if reads == "tokens" else torch.randn(20, 2, 3)
@@ -215,7 +215,7 @@ def test_a_trace_of_a_sequence_model(reads: str) -> None:
 
 
 @border(TRACE)
-def test_lightning_traces(tmp_path: Path) -> None:
+def test_lightning_can_trace_a_model(tmp_path: Path) -> None:
     from lightning import LightningModule
 
     class Lit(LightningModule):
@@ -400,7 +400,7 @@ def test_tensor_subclasses_are_preserved() -> None:
 
 @border(BATCHED)
 @pytest.mark.parametrize("name", NAMES)
-def test_batched_cotangents(name: str) -> None:
+def test_batched_cotangents_match_separate_ones(name: str) -> None:
     theirs, ours = (layer.double() for layer in layers(name))
     x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
     jacobians, hessians = [], []
@@ -421,7 +421,7 @@ def test_batched_cotangents(name: str) -> None:
 
 @border(TRANSFORMS)
 @pytest.mark.parametrize("name", NAMES)
-def test_tangents_of_weights_only(name: str) -> None:
+def test_tangents_of_weights_alone_match_torchs(name: str) -> None:
     theirs, ours = (layer.double() for layer in layers(name))
     x = torch.randn(5, 2, 3, dtype=torch.float64)
     tangents = {key: torch.randn_like(weight) for key, weight in theirs.named_parameters()}
@@ -437,7 +437,7 @@ def test_tangents_of_weights_only(name: str) -> None:
 
 
 @border(BATCHED)
-def test_batched_cotangents_through_segments_and_dropout() -> None:
+def test_batched_cotangents_work_with_segments_and_dropout() -> None:
     layer = throughtime.Recurrent("gru", 3, 4, 2, dropout=0.5, dtype=torch.float64, checkpoint_every=2)
     x = torch.randn(7, 2, 3, dtype=torch.float64, requires_grad=True)
     y = layer(x)[0]
@@ -456,7 +456,7 @@ def test_batched_cotangents_through_segments_and_dropout() -> None:
     ("name", "transform"),
     [("LSTM", "grad"), ("LSTM", "vmap"), ("LSTM", "jvp"), ("RNN", "grad"), ("GRU", "vmap")],
 )
-def test_compiled_transforms(name: str, transform: str) -> None:
+def test_compiled_transforms_match_eager_ones(name: str, transform: str) -> None:
     layer = getattr(throughtime, name)(3, 4)
     example, other = inputs()
     transformed: dict[str, Callable[[Tensor], Any]] = {
@@ -697,7 +697,7 @@ def test_torchs_lstm_breaks_the_graph() -> None:
 
 @border(OUTSIDE)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_full_graph_is_refused_with_the_reason() -> None:
+def test_a_full_graph_is_rejected_with_the_reason() -> None:
     x, _ = inputs()
     for layer in layers_of_both_columns():
         compiled = torch.compile(layer, fullgraph=True, backend="eager")
@@ -791,7 +791,7 @@ def test_quantization_leaves_a_recurrent_as_it_is() -> None:
 
 
 @border(BATCHED)
-def test_batched_cotangents_of_a_recurrent() -> None:
+def test_batched_cotangents_of_a_recurrent_match_separate_ones() -> None:
     layer = throughtime.Recurrent(own_cell, 3, 4, dtype=torch.float64)
     x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
     found = [torch.autograd.functional.jacobian(lambda x: layer(x)[0], x, vectorize=v) for v in (True, False)]
@@ -823,7 +823,7 @@ def test_copied_and_saved_layers_return_the_same_results() -> None:
 
 @border(PARAMETRIZED)
 @pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "pruning"])
-def test_altered_weights_are_the_ones_that_a_layer_uses(kind: str) -> None:
+def test_a_layer_uses_altered_weights(kind: str) -> None:
     x, _ = inputs()
     for layer in layers_of_both_columns():
         name = "weight_hh_l0" if isinstance(layer, nn.LSTM) else "weight_h_l0"
@@ -890,7 +890,7 @@ def test_dtensors_behave_as_in_torchs_layer_or_raise(distributed: dict[str, str]
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("kind", ["RNN", "Recurrent"])
-def test_torchs_onnx_exporter_refuses_a_loop_over_a_dynamic_number_of_steps(kind: str, tmp_path: Path) -> None:
+def test_torchs_onnx_exporter_rejects_a_loop_over_a_dynamic_number_of_steps(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     example, _ = inputs()
     layer = throughtime.Recurrent(own_cell, 3, 4) if kind == "Recurrent" else throughtime.accelerate(nn.RNN(3, 4))

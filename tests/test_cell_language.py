@@ -89,7 +89,7 @@ def test_a_projection_narrows_the_state_and_has_its_own_matrix():
     }
 
 
-def test_gates_of_different_widths():
+def test_gates_can_have_different_widths():
     @cell
     def mixed(x, h):
         scale = sigmoid(affine("scale", x, h, width=1))

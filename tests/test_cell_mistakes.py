@@ -295,7 +295,7 @@ MISTAKES = {
     gate_of_a_number: "'all' takes vectors, got float 1.0",
     gate_of_one_vector_twice: "'all' has the same vector twice",
     gate_of_no_width: "the width of 'all' must be a positive integer, got 0",
-    unknown_name: "'tahn' is neither a variable of the cell nor a word of throughtime.language, did you mean tanh",
+    unknown_name: "'tahn' is neither a variable of the cell nor a function of throughtime.language, did you mean tanh",
     too_few_arguments: "TypeError: select() missing 1 required positional argument",
     method_that_is_not_there: "a vector has no attribute 'tanh'; use throughtime.language.tanh.",
     missing_state: "the cell has 2 states (hidden, cell) but returned 1 value:",

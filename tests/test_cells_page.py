@@ -34,7 +34,7 @@ def test_every_cell_cites_its_paper(name: str) -> None:
 def test_flops_per_unit_are_counted_correctly() -> None:
     @cell
     def counted(x, h):
-        """No paper."""
+        """A cell without a paper."""
         return tanh(affine("candidate", x, h)) * row_mean(linear("other", x))
 
     # Matrix products: 2 (I + H) and 2 I. Then the sum of two products, the bias, tanh, the multiplication and the sum

@@ -41,11 +41,11 @@ def test_list_contains_every_cell(capsys):
 @pytest.mark.parametrize(
     ("name", "formula"), [("rnn", "I + H + 1"), ("lstm", "4 I + 4 H + 4"), ("gru", "3 I + 3 H + 4")]
 )
-def test_parameters_per_unit(name, formula):
+def test_parameters_per_unit_are_a_formula(name, formula):
     assert Facts.of(cells.get(name)).parameters_per_unit == formula
 
 
-def test_parameters_of_a_fixed_number_of_units():
+def test_the_parameters_of_a_cell_of_fixed_width_are_divided_by_h():
     @cell
     def fixed(x, h=state("h", width=5)):
         return tanh(affine("candidate", x, h, width=5))
@@ -62,14 +62,14 @@ def test_cell_is_shown_with_equations_and_both_programs(name, capsys):
     assert f"program {name}.gradient (time runs backward)" in shown
 
 
-def test_programs_as_json(capsys):
+def test_programs_are_printed_as_json(capsys):
     assert main(["cells", "gru", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert from_json(json.dumps(shown["program"])) == cells.gru.program(3, 4)
     assert from_json(json.dumps(shown["gradient"])).reverse
 
 
-def test_the_list_as_json(capsys):
+def test_the_list_is_printed_as_json(capsys):
     assert main(["cells", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == cells.names()
 
@@ -113,7 +113,7 @@ def test_mistake_in_equations_is_reported_with_its_line(own, capsys):
 
 
 @pytest.mark.parametrize(("columns", "lines"), [("60", "states: hidden, cell"), ("200", "parameters per unit")])
-def test_narrow_and_wide_terminals(columns, lines, capsys, monkeypatch):
+def test_the_list_fits_narrow_and_wide_terminals(columns, lines, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["cells"]) == 0

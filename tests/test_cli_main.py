@@ -137,7 +137,7 @@ def test_the_module_is_the_command():
     assert done.stdout.strip()
 
 
-def test_no_color_in_a_pipe():
+def test_a_pipe_receives_no_color():
     assert "\x1b" not in run("cells", "lstm").stdout
     assert "\x1b" not in run("cells", "lsmt").stderr
 

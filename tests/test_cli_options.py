@@ -20,7 +20,7 @@ def flags():
 
 
 def values(command, *spellings):
-    """Return what the command's function receives."""
+    """Return the arguments that the command's function receives."""
     loaded = command_line._loaded(command)
     arguments = ["x"] * sum(p.param_type_name == "argument" and p.required for p in loaded.params)
     return loaded.make_context(command, [*arguments, *spellings]).params

@@ -40,7 +40,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(text):
-    """Train a run; return its directory and what the command printed."""
+    """Train a run; return its directory and the command's output."""
     path, printed = text.parent / "a run", StringIO()
     with redirect_stdout(printed):
         assert main(["train", str(text), *SMALL, "--steps", "4", "--tie", "--out", str(path)]) == 0
@@ -315,7 +315,7 @@ def test_a_run_is_used_from_python(trained, text):
     assert next(iter(run.predict(text).rows)) == next(iter(throughtime.predict(run, text).rows))
 
 
-def test_evaluation(trained, text, capsys):
+def test_evaluate_prints_metrics_or_json(trained, text, capsys):
     assert main(["evaluate", str(trained[0]), str(text)]) == 0
     assert f"{len(TEXT) - 1:,} predicted" in capsys.readouterr().out
     assert main(["evaluate", str(trained[0]), str(text), "--json"]) == 0
@@ -324,7 +324,7 @@ def test_evaluation(trained, text, capsys):
     assert figures["tokens"] == len(TEXT) - 1
 
 
-def test_evaluation_without_data_is_of_the_held_out_data(trained, capsys):
+def test_evaluation_without_data_uses_the_held_out_data(trained, capsys):
     assert main(["evaluate", str(trained[0])]) == 0
     out, err = capsys.readouterr()
     assert "reads the held-out data" in err
@@ -346,7 +346,7 @@ def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):
     assert "1 character not seen in training" in capsys.readouterr().out
 
 
-def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):
+def test_evaluation_rejects_or_replaces_bytes_that_are_not_utf8(trained, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_bytes(b"the caf\xe9 over there\n")
     assert main(["evaluate", str(trained[0]), str(other)]) == 2
@@ -382,7 +382,7 @@ def test_sample_is_printed_as_it_is_generated(trained):
         assert process.stderr.read().startswith(b"run ")
 
 
-def test_info(trained, text, capsys):
+def test_info_prints_the_configuration_and_the_result(trained, text, capsys):
     assert main(["info", str(trained[0])]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in (str(text), "1 x lstm, 8 units", "4 steps", "torch", "nats per character"))

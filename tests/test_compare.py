@@ -44,7 +44,7 @@ def test_seeds_count_from_the_given_seed(tmp_path, text):
     assert sorted(path.name for path in (tmp_path / "c/runs").iterdir()) == ["rnn-seed3", "rnn-seed4"]
 
 
-def test_a_comparison_from_start_to_end(tmp_path, text):
+def test_a_comparison_writes_its_runs_table_and_page(tmp_path, text):
     found = throughtime.compare(data=text, cells=["rnn", "gru"], seeds=2, out=tmp_path / "c", **TINY)
     assert {each["cell"] for each in found["cells"]} == {"rnn", "gru"}
     assert [each["value"]["mean"] for each in found["cells"]] == sorted(e["value"]["mean"] for e in found["cells"])
@@ -146,7 +146,7 @@ def test_cells_with_the_same_name_raise():
 
 
 @pytest.mark.parametrize("wanted", [2_000, 50_000])
-def test_equal_parameters(wanted):
+def test_widths_are_the_closest_to_the_target_number_of_parameters(wanted):
     names = ("rnn", "lstm", "gru", "mgu")
     found = equal_widths(
         {name: NetworkOptions(cell=name, num_layers=2) for name in names},
@@ -199,7 +199,7 @@ def test_a_run_that_diverges_in_another_process_does_not_stop_the_comparison():
         _judge(2, "error: no such file", "trial", lambda *_: None)
 
 
-def test_a_directory_of_other_files_is_refused(tmp_path):
+def test_a_directory_of_other_files_is_rejected(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     told = "already exists and is not a {}; choose another directory with out"
     with pytest.raises(UserError, match=told.format("comparison")):

@@ -212,7 +212,7 @@ def test_the_scaler_matches_scikit_learn(seed, lengths):
     scaler, expected = Scaler.fit(series), StandardScaler().fit(np.concatenate(series))
     if sum(lengths) > 1:
         assert scaler.scale[2] == 1
-    # Both sum about 50 float64 numbers in a different order; 1000 next to 50 costs two digits.
+    # Both sum about 50 float64 numbers in a different order; a mean far above the deviation costs two digits.
     np.testing.assert_allclose(scaler.mean, expected.mean_, rtol=1e-13)
     np.testing.assert_allclose(scaler.scale, expected.scale_, rtol=1e-10)
     scaled = scaler.encode(series[0])

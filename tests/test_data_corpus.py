@@ -90,7 +90,7 @@ def test_losses_are_comparable_across_levels(tmp_path):
     (tmp_path / "a").write_text("à bientôt\n" * 100)
     for level in ("char", "word", "bpe"):
         valid = prepare_text([tmp_path / "a"], level=level).valid
-        # Of ten lines, without the word "à" at the cut except at level char.
+        # Ten lines are held out; the word "à" at the cut is among them only at level char.
         length, size = (100, 120) if level == "char" else (99, 118)
         nats = 2.0 * valid.token_count  # summed over the whole part
         assert valid.bits_per_character(2.0) == pytest.approx(nats / math.log(2) / length, rel=1e-12)

@@ -54,7 +54,7 @@ def test_label_directories_have_a_sequence_per_file(tmp_path):
     assert found.names == ["a/1.txt", "a/2.txt", "b/1.txt"]
 
 
-def test_a_table_of_texts(tmp_path):
+def test_a_table_can_contain_texts(tmp_path):
     path = csv(tmp_path, 'who, text,label\nx,"a, b",1\ny,c,007\nx,NA, 1\n')
     found = read_labeled(path, label="label", text="text", group_by="who")
     assert found.texts == ["a, b", "c", "NA"]
@@ -65,7 +65,7 @@ def test_a_table_of_texts(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
-def test_a_table_of_series(tmp_path, kind):
+def test_a_table_can_contain_series(tmp_path, kind):
     path = csv(tmp_path, SERIES)
     if kind == "tsv":
         path = csv(tmp_path, SERIES.replace(",", "\t"), "data.tsv")
@@ -194,7 +194,7 @@ def test_mismatched_paths_and_options_are_rejected(tmp_path):
         (SERIES, {"columns": ["z"]}, r"no column 'z' \(columns\)\. Its columns"),
         (SERIES, {"columns": []}, "one or more distinct columns"),
         (SERIES, {"columns": ["x", "x"]}, "one or more distinct columns"),
-        (SERIES, {"columns": ["t"]}, "'t' is used both as a feature and otherwise"),
+        (SERIES, {"columns": ["t"]}, "'t' can't be a feature"),
         (
             SERIES,
             {"columns": ["note"]},
@@ -223,7 +223,7 @@ def test_mismatched_paths_and_options_are_rejected(tmp_path):
         ("id,label\na,x\nb,y\n", {"time": None}, "has no numeric columns besides 'id', 'label'"),
     ],
 )
-def test_tables_that_cannot_be_read(tmp_path, content, options, message):
+def test_invalid_tables_are_rejected(tmp_path, content, options, message):
     with pytest.raises(DataError, match=message):
         read_labeled(csv(tmp_path, content), **{**OF_SERIES, **options})
 

@@ -108,7 +108,7 @@ def test_notes_are_quantized_to_steps(tmp_path):
     assert [np.flatnonzero(step).tolist() for step in read_midi(path, step=1)[0]] == [[39, 43], [41, 51]]
 
 
-def test_a_directory_of_midi_files(tmp_path):
+def test_a_directory_of_midi_files_can_be_read(tmp_path):
     pieces = rolls(*range(5, 15))
     for piece in pieces:
         piece[-1, 0] = 1

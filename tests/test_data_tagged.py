@@ -28,7 +28,7 @@ def written(tmp_path, content, name="data.txt"):
     return path
 
 
-def test_columns_separated_by_spaces(tmp_path):
+def test_columns_can_be_separated_by_spaces(tmp_path):
     path = written(tmp_path, CONLL)
     found = read_tagged(path)
     assert (found.tokens, found.tags) == (SENTENCES, TAGS)
@@ -72,8 +72,8 @@ def test_table_columns_are_selected_by_name(tmp_path, later):
         ("a B\n\nc D E\n", {}, r"line 3: expected 2 columns as in the previous lines, got 3"),
         ("a\tB\n\tO\n", {}, "line 2: the token is empty"),
         ("a\tB\na\t\n", {}, "line 2: the tag is empty"),
-        ("a B\n", {"tag_column": 2}, r"line 1: there is no column 2 \(tag_column\); the file has 2"),
-        ("a B\n", {"token_column": -3}, r"there is no column -3 \(token_column\)"),
+        ("a B\n", {"tag_column": 2}, r"line 1: no column 2 \(tag_column\); the file has 2 columns"),
+        ("a B\n", {"token_column": -3}, r"no column -3 \(token_column\)"),
         ("a B\n", {"tag_column": 0}, "token_column and tag_column are the same column, 0"),
         ("a B\n", {"tag_column": "ner"}, r"is not a table .*use column numbers for token_column and tag_column"),
         (b"a B\nc\xe9 D\n", {}, r"data\.txt is not UTF-8: byte 5 \(line 2\)"),
@@ -94,7 +94,7 @@ def test_invalid_column_files_are_rejected(tmp_path, content, options, message):
         ("s,w,t\n,a,B\n", {"sentence": "s", "token": "w", "tag": "t"}, r"\(sentence_column\) is blank in row 1"),
     ],
 )
-def test_tables_that_cannot_be_read(tmp_path, content, options, message):
+def test_invalid_tables_are_rejected(tmp_path, content, options, message):
     with pytest.raises(DataError, match=message):
         read_tagged(written(tmp_path, content, "data.csv"), **{f"{name}_column": of for name, of in options.items()})
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import throughtime
 
-# Of the largest value: sums of a few dozen products in another order. A bfloat16 has 8 bits; gradients add up more.
+# Relative to the largest value: sums of a few dozen products in another order. bfloat16 has 8 bits.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 6e-2}
 
 
@@ -28,7 +28,7 @@ class Call(NamedTuple):
         steps, rows: the shape of the input; either may be 0.
         with_state: whether an initial state is given.
         view: the memory layout of the input.
-        gradients: what needs gradients: "none", "input", "state", "some weights" or "all".
+        gradients: the tensors that need gradients: "none", "input", "state", "some weights" or "all".
         autocast: whether the call runs under autocast.
         seed: the seed of the weights and the input.
     """
@@ -186,7 +186,7 @@ def assert_close(ours: Sequence[Any], theirs: Sequence[Any], tolerance: float, l
 def test_a_random_call_matches_torchs_layer(call: Call) -> None:
     torch.manual_seed(call.seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of dropout in a single layer
+        warnings.simplefilter("ignore")  # torch warns about dropout in a single layer
         theirs = getattr(nn, call.kind)(**call.arguments).eval()
         ours = getattr(throughtime, call.kind)(**call.arguments).eval()
     ours.load_state_dict(theirs.state_dict())

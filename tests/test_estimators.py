@@ -24,7 +24,7 @@ from throughtime import SequenceClassifier, SequenceRegressor
 from throughtime.errors import ModelError, UserError
 from throughtime.language import affine, tanh
 
-# Small and fast; tests that need a good network say so.
+# Small and fast; tests that need a good network set other parameters.
 QUICK = {"hidden_size": 8, "epochs": 2, "threads": 1, "random_state": 0}
 
 
@@ -63,7 +63,9 @@ SKIPPED = {
     ],
     ids=["classifier", "regressor"],
 )
-@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # scikit-learn's, of its own NaN
+@pytest.mark.filterwarnings(
+    "ignore:invalid value encountered in cast:RuntimeWarning"
+)  # raised for scikit-learn's own NaN
 def test_scikit_learn_checks_pass(estimator, count):
     results = check_estimator(estimator, on_fail=None, on_skip=None, expected_failed_checks={})
     other = {r["check_name"]: (r["status"], r["exception"]) for r in results if r["status"] != "passed"}
@@ -224,7 +226,7 @@ def test_verbose_shows_a_progress_bar(monkeypatch, capsys):
     assert "loss" in printed.err
 
 
-# -------------------------------------------------------------------------------------------------- among scikit-learn
+# -------------------------------------------------------------------------------------------- with scikit-learn's tools
 
 
 def test_it_works_in_pipelines_searches_and_cross_validation():

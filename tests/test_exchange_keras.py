@@ -212,7 +212,7 @@ def test_layers_with_the_same_name_are_listed_by_path(keras: Any, tmp_path: Path
         assert set(found) == {"layers/sequential/layers/gru", "layers/sequential_1/layers/gru"}
 
 
-def test_functional_and_subclassed_models(keras: Any, tmp_path: Path) -> None:
+def test_functional_and_subclassed_models_can_be_imported(keras: Any, tmp_path: Path) -> None:
     start = keras.Input((None, INPUT))
     steps = keras.layers.LSTM(4, return_sequences=True, name="b")(start)
     model = randomized(keras.Model(start, keras.layers.LSTM(HIDDEN, name="a")(steps)))

@@ -81,7 +81,7 @@ def test_stacked_cells_of_different_kinds_need_a_configuration(keras: Any, tmp_p
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_bidirectional_cells(keras: Any, tmp_path: Path, form: str) -> None:
+def test_bidirectional_cells_match_keras(keras: Any, tmp_path: Path, form: str) -> None:
     k = keras.layers
     rnn = k.RNN(k.LSTMCell(HIDDEN), return_sequences=True)
     model = one_layer(keras, k.Bidirectional(rnn, merge_mode="sum", name="both"))
@@ -89,7 +89,7 @@ def test_bidirectional_cells(keras: Any, tmp_path: Path, form: str) -> None:
     np.testing.assert_allclose(by_us(found["both"], some_input())[0], by_keras(model, some_input())[0], **CLOSE)
 
 
-def test_bidirectional_stacked_cells(keras: Any, tmp_path: Path) -> None:
+def test_bidirectional_stacked_cells_match_keras(keras: Any, tmp_path: Path) -> None:
     k = keras.layers
 
     def both(merge: str | None) -> Any:
@@ -107,7 +107,9 @@ def test_bidirectional_stacked_cells(keras: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_layers_in_wrappers(keras: Any, tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_layers_in_wrappers_match_keras(
+    keras: Any, tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
     k = keras.layers
     start = keras.Input((6, STEPS, INPUT))
     frames = k.TimeDistributed(k.LSTM(HIDDEN, name="inner"), name="frames")(start)
@@ -124,7 +126,7 @@ def test_layers_in_wrappers(keras: Any, tmp_path: Path, form: str, caplog: pytes
 
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
-def test_nested_models(keras: Any, tmp_path: Path, form: str) -> None:
+def test_layers_of_nested_models_match_keras(keras: Any, tmp_path: Path, form: str) -> None:
     k = keras.layers
     middle = keras.Input((None, 3))
     functional = keras.Model(middle, k.LSTM(4, return_sequences=True, name="deep")(k.Dense(3)(middle)), name="graph")

@@ -196,7 +196,7 @@ def test_float64_matches_float32() -> None:
     assert_alike(found, by_onnx_runtime(single.model(), single.given()))
 
 
-def test_directions_with_different_activations() -> None:
+def test_directions_can_have_different_activations() -> None:
     words = (("direction", "bidirectional"), ("activations", ["Tanh", "Elu"]), ("activation_alpha", [0.5]))
     case = Case("RNN", words, directions=2, lengths=(2, 5, 3))
     assert_alike(by_us(case.model(), case.given()), by_onnx_runtime(case.model(), case.given()))
@@ -255,7 +255,7 @@ def by_torchs_exporter(module: torch.nn.Module, given: tuple, opset: int = 17, *
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("kind", [torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM])
-def test_layers_exported_by_torch(kind: type[torch.nn.RNNBase], last: bool) -> None:
+def test_layers_exported_by_torch_match_onnx_runtime(kind: type[torch.nn.RNNBase], last: bool) -> None:
     torch.manual_seed(0)
     module = Tagger(kind, last).eval()
     model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), tokens={0: "B", 1: "T"})
@@ -264,8 +264,8 @@ def test_layers_exported_by_torch(kind: type[torch.nn.RNNBase], last: bool) -> N
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 20])
-def test_older_and_newer_operator_versions(opset: int) -> None:
-    """Axes, bounds and sizes used to be attributes; softmax used to cover all axes from one on."""
+def test_every_operator_version_is_supported(opset: int) -> None:
+    """In older versions, axes, bounds and sizes are attributes, and softmax covers all axes from `axis` on."""
     torch.manual_seed(0)
     module = Tagger(torch.nn.LSTM, False).eval()
     model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), opset, tokens={0: "B", 1: "T"})
@@ -282,7 +282,7 @@ def test_imported_layers_can_be_recorded() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_packed_sequences_exported_by_torch() -> None:
+def test_packed_sequences_exported_by_torch_match_onnx_runtime() -> None:
     torch.manual_seed(0)
     module = Packed().eval()
     example = torch.zeros(2, 5, INPUT), torch.tensor([5, 3])
@@ -325,7 +325,7 @@ def test_an_operator_of_another_domain_is_rejected() -> None:
         ("RNN", {"activations": ["tahn"]}, ["tahn", "Tanh"]),
         ("GRU", {"activations": ["Tanh"]}, ["2 activations", "Tanh"]),
         ("RNN", {"activations": ["ScaledTanh"]}, ["ScaledTanh", "activation_alpha"]),
-        ("RNN", {"activation_alpha": [0.5]}, ["activation_alpha", "1 value(s) more"]),
+        ("RNN", {"activation_alpha": [0.5]}, ["activation_alpha", "1 are unused"]),
         ("RNN", {"clip": -1.0}, ["clip", "-1.0"]),
         ("RNN", {"layout": 2}, ["layout", "2"]),
         ("GRU", {"input_forget": 1}, ["GRU", "input_forget"]),

@@ -204,8 +204,8 @@ def test_operators_without_an_onnx_case_match_onnx_runtime(operator: str) -> Non
     assert_alike(by_us(model, given), by_onnx_runtime(model, given))
 
 
-def test_lengths_from_a_mask() -> None:
-    """In the form that tf2onnx writes."""
+def test_lengths_can_be_computed_from_a_mask() -> None:
+    """The model has the form that tf2onnx writes."""
     nodes = [
         node("Cast", "mask", "numbers", to=TensorProto.INT32),
         node("ReduceSum", "numbers one", "lengths", keepdims=0),
@@ -240,7 +240,7 @@ def chosen(condition: list[Any], stored: dict[str, np.ndarray]) -> bytes:
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-def test_a_branch_selected_by_an_input(rate: int) -> None:
+def test_an_input_can_select_a_branch(rate: int) -> None:
     model = chosen([node("Equal", "rate usual", "is")], {"usual": np.array(16000)})
     given = {"x": array(STEPS, ROWS, 2), "rate": np.array(rate)}
     assert_alike(by_us(model, given), by_onnx_runtime(model, given))

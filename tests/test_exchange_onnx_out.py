@@ -94,7 +94,7 @@ OPERATORS = {
 
 @pytest.mark.parametrize("name", cells.names())
 def test_every_cell_matches_onnx_runtime(name: str) -> None:
-    """Cells that ONNX has become operators, the others Scans."""
+    """Cells with an equivalent ONNX operator are exported as that operator, the others as Scans."""
     assert compare(Recurrent(name, INPUT, HIDDEN)) == [OPERATORS.get(name, "Scan")]
 
 
@@ -119,7 +119,7 @@ def test_a_custom_cell_becomes_an_operator_if_its_equations_match() -> None:
 
 
 @pytest.mark.parametrize("name", [*sorted(OPERATORS), "mgu", "lstm_layer_norm"])
-def test_bidirectional_layers_without_biases(name: str) -> None:
+def test_bidirectional_layers_without_biases_match_onnx_runtime(name: str) -> None:
     found = compare(Recurrent(name, INPUT, HIDDEN, bidirectional=True, bias=False))
     assert found == ([OPERATORS[name]] if name in OPERATORS else ["Scan", "Scan"])
 
@@ -167,7 +167,7 @@ def test_every_option_matches_onnx_runtime(name: str, words: str) -> None:
 
 @pytest.mark.parametrize("function", ACTIVATIONS)
 def test_every_activation_matches_onnx_runtime(function: str) -> None:
-    """Functions that ONNX has become activations of its operator."""
+    """Functions with an ONNX equivalent become activations of the operator."""
     found = compare(Recurrent("gru", INPUT, HIDDEN, activations={"candidate": function}))
     assert found == ["Scan" if function in ("silu", "gelu", "hard_tanh") else "GRU"]
 
@@ -183,7 +183,7 @@ def test_every_option_is_tested() -> None:
 
 @pytest.mark.parametrize("kind", [throughtime.RNN, throughtime.GRU, throughtime.LSTM])
 def test_drop_in_layers_match_onnx_runtime(kind: type) -> None:
-    """They have two biases per gate, as in ONNX."""
+    """Drop-in layers have two biases per gate, as in ONNX."""
     name = kind.__name__
     assert compare(kind(INPUT, HIDDEN, 2, bidirectional=True, batch_first=True)) == [name, name]
     assert compare(kind(INPUT, HIDDEN, bias=False)) == [name]
@@ -400,10 +400,12 @@ def test_modules_that_cannot_be_exported_are_reported() -> None:
     ids=["weight norm", "weight norm by a hook", "pruned"],
 )
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
-def test_the_weights_of_normalized_and_pruned_layers(kind: Any, altered: Any, tmp_path: Path) -> None:
+def test_normalized_and_pruned_layers_are_exported_with_their_effective_weights(
+    kind: Any, altered: Any, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     layer, x = altered(throughtime.accelerate(kind(INPUT, HIDDEN))), torch.randn(STEPS, ROWS, INPUT)
-    with torch.no_grad():  # as an optimizer does, after which nothing has been run yet
+    with torch.no_grad():  # like an optimizer step without a forward pass after it
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     alone = throughtime.to_onnx(layer)

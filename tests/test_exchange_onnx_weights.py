@@ -90,7 +90,7 @@ def by_torchs_exporter(module: torch.nn.Module, given: tuple[Any, ...], path: Pa
         (torch.nn.GRU, {"bidirectional": True}, 23),
     ],
 )
-def test_models_of_torchs_default_exporter(
+def test_models_of_torchs_default_exporter_match_onnx_runtime(
     tmp_path: Path, kind: Any, options: dict[str, Any], opset: int | None
 ) -> None:
     torch.manual_seed(0)
@@ -125,7 +125,7 @@ def written(path: Path) -> Any:
     return onnx.load(path, load_external_data=False)
 
 
-def test_weights_in_a_data_file(tmp_path: Path) -> None:
+def test_weights_are_read_from_a_data_file(tmp_path: Path) -> None:
     path, x = tmp_path / "model.onnx", numbers(STEPS, ROWS, INPUT)
     written(path)
     wanted = by_onnx_runtime(external(), {"x": x})
@@ -224,7 +224,7 @@ def results(found: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
 @pytest.mark.parametrize("operator", GATES)
-def test_weights_computed_by_the_model(operator: str, direction: str) -> None:
+def test_the_model_can_compute_weights(operator: str, direction: str) -> None:
     directions = 2 if direction == "bidirectional" else 1
     own = arrays(operator, directions=directions)
     nodes = [helper.make_node("Tanh", ["W"], ["V"]), layer(operator, "x V R B", "y h", direction=direction)]
@@ -240,8 +240,8 @@ def test_weights_computed_by_the_model(operator: str, direction: str) -> None:
     assert all(p.grad is not None for p in ours.parameters())
 
 
-def test_inputs_with_initial_values() -> None:
-    """Old files have this for all arrays; callers can override the values."""
+def test_inputs_can_have_initial_values() -> None:
+    """In old files, all stored arrays are also inputs, whose values callers can override."""
     own, x = arrays("LSTM"), numbers(STEPS, ROWS, INPUT)
     inputs = {"x": [STEPS, ROWS, INPUT]} | {name: list(a.shape) for name, a in own.items()}
     model = model_of([layer("LSTM", "x W R B", "y")], inputs, ["y"], own)

@@ -1,4 +1,4 @@
-"""How layers and directions are combined, and what a layer returns."""
+"""The combination of layers and directions, and the results of a layer."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_states_of_both_directions_match_each_sequence_run_alone(form: str) -> N
         assert all(bool((s[n:, :, row] == 0).all()) for s in found)
 
 
-def test_packed_outputs_of_unmerged_directions() -> None:
+def test_unmerged_directions_return_packed_outputs() -> None:
     layer, x = made("gru", 2, bidirectional=True, merge="none"), data()
     lengths = torch.tensor([3, 5, 1, 4])
     wanted = layer(x, lengths=lengths)[0]

@@ -1,4 +1,4 @@
-"""A stream matches a layer in evaluation mode step by step for all options, or refuses the layer."""
+"""A stream matches a layer in evaluation mode step by step for all options, or rejects the layer."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_a_stream_matches_a_language_model_with_options() -> None:
 @pytest.mark.parametrize(
     ("option", "message"), [("bidirectional", "needs the whole sequence"), ("reverse", "last step")]
 )
-def test_layers_that_need_later_steps_are_refused(option: str, message: str) -> None:
+def test_layers_that_need_later_steps_are_rejected(option: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Stream(Recurrent("gru", 2, 3, **{option: True}))

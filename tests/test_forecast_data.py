@@ -93,7 +93,7 @@ def test_the_interval_is_detected_and_continued(tmp_path, times, step, after):
         ("ds,y\n2024-01-01,1\n2024-01-02,2\n2030-01-01,2\n", {}, "rows of series would be missing"),
     ],
 )
-def test_tables_that_cannot_be_read(tmp_path, text, options, message):
+def test_invalid_tables_are_rejected(tmp_path, text, options, message):
     with pytest.raises(DataError, match=message):
         read_time_series(written(tmp_path, text), target="y", **options)
 

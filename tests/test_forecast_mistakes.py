@@ -27,7 +27,7 @@ def row(k, value, column="y"):
 
 
 def shown(capsys, *arguments):
-    """Return what the command prints on standard error when it fails."""
+    """Return the standard error of a failing command."""
     assert main([*map(str, arguments)]) == 2
     found = capsys.readouterr().err
     assert "Traceback" not in found

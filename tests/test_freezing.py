@@ -177,6 +177,6 @@ def test_an_input_of_another_dtype_is_rejected() -> None:
 def test_a_weight_that_a_hook_computes_is_frozen_as_the_next_call_has_it(kind: str) -> None:
     layer, x = torch.nn.utils.weight_norm(getattr(throughtime, kind)(3, 4), "weight_hh_l0"), torch.randn(5, 2, 3)
     with torch.no_grad():
-        layer.weight_hh_l0_g.mul_(3)  # as an optimizer does, after which nothing has been run yet
+        layer.weight_hh_l0_g.mul_(3)  # like an optimizer step without a forward pass after it
         found = throughtime.freeze(layer)(x)[0]
         assert torch.equal(found, layer.train()(x)[0])

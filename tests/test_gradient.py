@@ -94,7 +94,7 @@ def test_random_programs_agree_with_autograd(program, sizes, seed):
 
 @settings(max_examples=100)
 @given(programs(), st.data())
-def test_subsets_of_given_and_requested_gradients(program, data):
+def test_any_subset_of_gradients_can_be_given_and_requested(program, data):
     # Gradients that are not given count as zero. A requested gradient doesn't depend on which others are requested.
     def some(of: Slots) -> Slots:
         return Slots(*(tuple(k for k in every if data.draw(st.booleans())) for every in of_slots(of)))
@@ -215,7 +215,7 @@ def test_double_backward_agrees_with_autograd_of_autograd(program, sizes):
 
 
 @pytest.mark.parametrize("program", with_biases)
-def test_double_backward_of_named_cells(program):
+def test_double_backward_of_named_cells_agrees_with_autograd(program):
     arguments = random_arguments(program)
     assert_close(
         second_gradient(Opaque(), program, arguments, [3, 3, 2, 1]),
@@ -241,7 +241,7 @@ def test_third_derivatives_agree_with_autograd():
 
 
 @pytest.mark.parametrize("every", [None, 2])
-def test_second_derivatives_if_inputs_and_states_depend_on_each_other(every):
+def test_second_derivatives_are_correct_if_inputs_and_states_depend_on_each_other(every):
     program = cells.gru.program(2, 2)
     x = torch.linspace(-1, 1, STEPS * 2, dtype=torch.float64).view(STEPS, 1, 2)
     parameters = random_arguments(program).parameters
@@ -372,7 +372,7 @@ def test_a_gradient_without_the_residuals_it_needs_raises():
 
 
 @pytest.mark.parametrize("slot", list(itertools.product(("vectors", "states", "arrays"), repeat=1)))
-def test_each_kind_of_gradient_alone(slot):
+def test_each_kind_of_gradient_can_be_requested_alone(slot):
     program = cells.gru.program(3, 4)
     every = everything_wanted(program)
     alone = Slots(**{kind: getattr(every, kind) if kind in slot else () for kind in ("vectors", "states", "arrays")})

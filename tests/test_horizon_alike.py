@@ -33,7 +33,7 @@ def labels(path):
 @pytest.mark.parametrize("make", [text, labels])
 @pytest.mark.parametrize("losses", [160, 12])
 def test_all_commands_agree_on_a_runs_horizon(make, losses, tmp_path, capsys):
-    """Also if a time budget left time for a few losses only."""
+    """The commands agree even if a time budget allows only a few losses."""
     config = make(tmp_path).path / "config.json"
     config.write_text(config.read_text().replace('"losses": 160', f'"losses": {losses}'))
     run = Run.open(config.parent)

@@ -1,4 +1,4 @@
-"""The LaTeX equations match what the program computes."""
+"""The LaTeX equations match the program's results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_equations_of_the_lstm_match_the_textbook() -> None:
 def test_signs_and_parentheses_are_preserved() -> None:
     @cell
     def mixed(x, h):
-        """No paper."""
+        """A cell without a paper."""
         a = tanh(affine("a", x, bias=False))
         b = named("b", a - (h - 0.5 * a))
         return named("out", -(a + b) * h / (1 + b)) - (a - b)
@@ -47,7 +47,7 @@ def test_signs_and_parentheses_are_preserved() -> None:
 def test_select_becomes_cases_and_bounds_become_min_and_max() -> None:
     @cell
     def choosing(x, h):
-        """No paper."""
+        """A cell without a paper."""
         a = named("a", minimum(maximum(affine("gate", x, h, bias=False), 0.0), 1.0))
         return select(a > h, a, sigmoid(h))
 

@@ -1,4 +1,4 @@
-"""A program that breaks a rule of legality is refused, and the message names the violation."""
+"""A program that breaks a rule of legality is rejected, and the message names the violation."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def body(id: int, **changes: Any) -> dict[str, Any]:
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     # inputs, states and parameters
-    "no state": ({"states": ()}, "it has no state"),
+    "no state": ({"states": ()}, "it must have at least one state"),
     "input of no width": ({"inputs": (Input("x", 0),)}, "x has the invalid width 0"),
     "input of a negative width": ({"inputs": (Input("x", -3),)}, "x has the invalid width -3"),
     "input of half a width": ({"inputs": (Input("x", 3.0),)}, "x has the invalid width 3.0"),
@@ -96,7 +96,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a name that cannot be encoded": ({"outputs": (Output("\ud800", SUM),)}, "not a valid name"),
     "a program's name over two lines": ({"name": "a\nb"}, "its name cannot be printed"),
     "state of another width": ({"states": (State("h", 3, 0.0, NEXT),)}, "h"),
-    "state that starts infinite": ({"states": (State("h", 2, math.inf, NEXT),)}, "the initial value of state h is inf"),
+    "state that starts infinite": (
+        {"states": (State("h", 2, math.inf, NEXT),)},
+        "the initial value of state h must be finite, got inf",
+    ),
     "parameter of three axes": ({"parameters": (Parameter("w", (2, 3, 1)),)}, "w has the invalid shape"),
     "parameter of no axes": ({"parameters": (Parameter("w", ()),)}, "w has the invalid shape"),
     "parameter with an empty axis": ({"parameters": (Parameter("w", (2, 0)),)}, "w has the invalid width 0"),
@@ -112,7 +115,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "part of no rows": ({"parameters": (Parameter("w", (2, 3), (GateRows("g", 1, 1),)),)}, "part g .* rows 1 to 1"),
     "part that starts as NaN": (
         {"parameters": (Parameter("w", (2, 3), (GateRows("g", 0, 2, math.nan),)),)},
-        "the initial value of part g .* is nan",
+        "the initial value of part g .* must be finite, got nan",
     ),
     # instructions
     "an operation that is not in the table": (body(NEXT, op="erf"), "unknown operation 'erf'"),
@@ -237,7 +240,7 @@ def test_an_empty_reduction_in_a_program_with_a_one_hot_input_is_legal():
 
 
 @pytest.mark.parametrize("rule", OF_ONE_HOT)
-def test_a_program_that_misuses_a_one_hot_input_is_refused(rule):
+def test_a_program_that_misuses_a_one_hot_input_is_rejected(rule):
     changes, message = OF_ONE_HOT[rule]
     changed = replace(TOKENS, **({"outputs": (), "reductions": ()} if "states" in changes else {}), **changes)
     with pytest.raises(ProgramError, match=message):
@@ -245,7 +248,7 @@ def test_a_program_that_misuses_a_one_hot_input_is_refused(rule):
 
 
 @pytest.mark.parametrize("rule", BROKEN)
-def test_a_program_that_breaks_a_rule_is_refused(rule):
+def test_a_program_that_breaks_a_rule_is_rejected(rule):
     changes, message = BROKEN[rule]
     with pytest.raises(ProgramError, match=message) as caught:
         require_legal(replace(LEGAL, **changes))
@@ -253,19 +256,19 @@ def test_a_program_that_breaks_a_rule_is_refused(rule):
     assert str(caught.value).isprintable()
 
 
-def test_a_duplicate_attribute_is_refused():
+def test_a_duplicate_attribute_is_rejected():
     twice = replace(LEGAL.body[PRODUCT], attributes=(("weight", 0), ("weight", 0)))
     with pytest.raises(ProgramError, match="needs the attributes"):
         require_legal(replace(LEGAL, body=(*LEGAL.body[:PRODUCT], twice, *LEGAL.body[PRODUCT + 1 :])))
 
 
-def test_too_many_instructions_are_refused():
+def test_too_many_instructions_are_rejected():
     more = (instruction("previous", index=0),) * (legality.MAX_INSTRUCTIONS + 1)
-    with pytest.raises(ProgramError, match="it has 65537 instructions"):
+    with pytest.raises(ProgramError, match="at most 65,536 instructions, got 65,537"):
         require_legal(replace(LEGAL, body=more, outputs=(), reductions=(), names=(), states=(State("h", 2, 0.0, 0),)))
 
 
-def test_an_operation_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_an_operation_without_a_rule_is_rejected(monkeypatch: pytest.MonkeyPatch):
     # An operation that is not pointwise must define which widths it accepts.
     monkeypatch.setitem(OPERATIONS, "reverse", replace(OPERATIONS["row_sum"], name="reverse", mismatch=None))
     with pytest.raises(ProgramError, match="has no width rule"):

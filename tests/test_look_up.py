@@ -107,7 +107,7 @@ def test_unsupported_options_fall_back_to_the_general_path(options: dict[str, An
     compare(of, table, tokens)
 
 
-def test_all_shapes_of_token_ids() -> None:
+def test_token_ids_can_have_any_supported_shape() -> None:
     table, tokens = given()
     compare(layer(batch_first=True), table, tokens)
     compare(layer(), table, tokens[:, 0])
@@ -116,7 +116,7 @@ def test_all_shapes_of_token_ids() -> None:
     compare(layer(), *given(count=1))
 
 
-def test_lengths_resets_and_packed_sequences() -> None:
+def test_lengths_resets_and_packed_sequences_are_supported() -> None:
     table, tokens = given()
     vectors, of = functional.embedding(tokens, table), layer()
     reset = torch.zeros(7, 3)
@@ -185,7 +185,7 @@ def test_a_token_id_outside_the_table_raises() -> None:
         layer()(tokens, table=table.tolist())
 
 
-def test_autocast_and_forward_mode() -> None:
+def test_autocast_and_forward_mode_are_supported() -> None:
     of = layer().float()
     table, tokens = given()
     table = table.detach().float()

@@ -24,7 +24,7 @@ def drawn(name, lag, count=500):
     return kind(TrainConfig.of(kind, lag=lag).task).draw(np.random.default_rng(0), count)
 
 
-def test_adding():
+def test_the_target_of_adding_is_the_sum_of_the_marked_numbers():
     inputs, targets = drawn("adding", 30)
     values, marks = inputs[..., 0], inputs[..., 1]
     assert inputs.shape == (30, 500, 2)
@@ -34,7 +34,7 @@ def test_adding():
     assert abs(((targets - 1) ** 2).mean() - 1 / 6) < 0.03
 
 
-def test_copy():
+def test_copy_repeats_the_first_ten_symbols_after_a_delay():
     inputs, targets = drawn("copy", 12)
     assert inputs.shape == (32, 500)
     assert (inputs[10:-11] == 8).all()
@@ -45,7 +45,7 @@ def test_copy():
     assert set(inputs[:10].ravel()) == set(range(8))
 
 
-def test_temporal_order():
+def test_the_label_of_temporal_order_is_the_order_of_two_symbols():
     inputs, targets = drawn("temporal-order", 100)
     assert (inputs[0] == 4).all()
     assert (inputs[-1] == 5).all()
@@ -57,7 +57,7 @@ def test_temporal_order():
     assert set(targets) == {0, 1, 2, 3}
 
 
-def test_parity():
+def test_the_target_of_parity_is_1_for_an_odd_number_of_ones():
     inputs, targets = drawn("parity", 9)
     assert (inputs.sum(0) % 2 == targets).all()
 
@@ -110,7 +110,7 @@ def test_each_task_is_trained_and_measured(name):
 
 
 @pytest.mark.slow
-def test_a_measurement_from_start_to_end(tmp_path):
+def test_a_measurement_writes_its_results_and_can_be_resumed(tmp_path):
     options = {"cells": ["rnn", "gru"], "tasks": ["temporal-order"], "lags": [10, 20, 50], "minutes": 0.12}
     with patch.object(LagTask, "learned", lambda self, figures: self.options.lag == 10):
         found = throughtime.memory(out=tmp_path / "m", **options, **SMALL)
@@ -119,7 +119,7 @@ def test_a_measurement_from_start_to_end(tmp_path):
         ("rnn", 10), ("rnn", 20), ("gru", 10), ("gru", 20)
     ]  # fmt: skip
     assert {each["claim"] for each in found["claims"]} >= {"a plain RNN spans about ten steps"}
-    assert "What textbooks say" in (tmp_path / "m" / "memory.html").read_text()
+    assert "Textbook claims" in (tmp_path / "m" / "memory.html").read_text()
     assert json.loads((tmp_path / "m" / "memory.json").read_text())["longest"] == found["longest"]
     with patch("throughtime.studies.memory.fit", side_effect=AssertionError):  # nothing is measured twice
         again = throughtime.memory(out=tmp_path / "m", **options, **SMALL)

@@ -422,7 +422,7 @@ def test_damaged_files_do_no_harm(contents: list[bytes], outcomes: Outcomes, dat
     elif how == "flip":
         for at in data.draw(st.lists(st.integers(0, header + 8), min_size=1, max_size=3)):
             content[at] ^= data.draw(st.integers(1, 255))
-    elif how == "weights":  # can't be detected, so these load
+    elif how == "weights":  # changed weights can't be detected, so these files load
         content[data.draw(st.integers(header + 8, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     elif how == "length":
         content[:8] = struct.pack("<Q", data.draw(st.integers(0, 2**64 - 1) | st.integers(header - 9, header + 9)))

@@ -103,7 +103,7 @@ def test_a_model_compiles_without_graph_breaks(kind: str, engine: str | None) ->
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_operator_itself_refuses_forward_mode() -> None:
+def test_the_operator_itself_rejects_forward_mode() -> None:
     *settings, inputs, states, parameters = arguments("lstm")
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(inputs[0].detach(), torch.ones_like(inputs[0]))

@@ -49,7 +49,7 @@ def test_outputs_need_neither_torch_nor_scipy():
 
 @by_kind(OUTPUTS)
 @pytest.mark.parametrize("leading", [(), (2,), (4, 2), (0, 2)])
-def test_shapes(output, leading):
+def test_predictions_and_samples_have_the_shape_of_targets(output, leading):
     raw, targets = raw_of(output, *leading), np.zeros((*leading, *output.target_shape))
     levels = (len(output.levels),) if isinstance(output, Quantiles) else ()
     assert output.predict(raw).shape == targets.shape + levels

@@ -286,7 +286,7 @@ def damaged(draw: st.DrawFn) -> Any:
     """Draw the JSON of a legal program with some random changes."""
     program = draw(programs(operations=5))
     content = json.loads(to_json(gradient_of(program) if draw(st.booleans()) else program))
-    if draw(st.booleans()):  # other operations with as many arguments, since most other changes are refused
+    if draw(st.booleans()):  # other operations with as many arguments, since most other changes are rejected
         for instruction in content["body"]:
             if instruction[0] in OPERATIONS and OPERATIONS[instruction[0]].pointwise and draw(st.booleans()):
                 arity = OPERATIONS[instruction[0]].arity

@@ -1,4 +1,4 @@
-"""Recording changes no bit of the results, and the tape matches the equations."""
+"""Recording leaves results bit-identical, and the tape matches the equations."""
 
 import copy
 import gc
@@ -21,7 +21,7 @@ import throughtime
 from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.nn.language_model import LanguageModel
-from throughtime.program.recording import Stretch, with_outputs
+from throughtime.program.recording import ValueSlice, with_outputs
 
 
 def gradients(model, x, loss):
@@ -120,7 +120,7 @@ def test_time_is_the_first_axis_and_sequences_keep_the_callers_order(batch_first
     assert torch.equal(tape["layer0.hidden"], padded)
 
 
-def test_names_in_a_larger_model():
+def test_names_in_a_larger_model_start_with_the_path_of_the_module():
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -177,7 +177,7 @@ def test_exception_restores_the_model():
     pickle.dumps(layer)
 
 
-def test_nested_recordings():
+def test_recordings_can_be_nested():
     layer = throughtime.LSTM(4, 5)
     x = torch.randn(6, 3, 4)
     with throughtime.record(layer, "*.forget", gradients=True) as outer:
@@ -203,7 +203,7 @@ def test_residuals_are_not_copied():
     from throughtime.program.gradient import everything_wanted, with_residuals
 
     augmented = with_residuals(program, everything_wanted(program))
-    gates = tuple(Stretch(program.values[name], 0, 5) for name in ("input", "forget", "candidate", "output"))
+    gates = tuple(ValueSlice(program.values[name], 0, 5) for name in ("input", "forget", "candidate", "output"))
     full, _ = with_outputs(augmented, gates, len(program.outputs))
     assert full == augmented
 
@@ -393,7 +393,7 @@ distributed.destroy_process_group()
 
 
 def test_a_data_parallel_model_records_its_sequences(tmp_path, monkeypatch):
-    """The same as the next test, in this process alone."""
+    """Like the next test, but in this process alone."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     monkeypatch.setattr(sys, "argv", [str(script), "0", str(tmp_path / "meeting"), "1"])
@@ -402,7 +402,7 @@ def test_a_data_parallel_model_records_its_sequences(tmp_path, monkeypatch):
 
 @pytest.mark.slow  # each process imports torch
 def test_each_process_records_its_own_sequences(tmp_path):
-    """Two processes use DistributedDataParallel over gloo; recording changes no bit of the gradients."""
+    """Two processes use DistributedDataParallel over gloo; recording leaves gradients bit-identical."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     processes = [

@@ -123,7 +123,7 @@ def test_gradients_are_recorded_with_frozen_weights():
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_of_a_parameter_vector_at_each_step():
+def test_gradients_of_a_parameter_vector_are_recorded_at_each_step():
     """The parameter's own gradient is the sum over steps and sequences, whether or not it is required."""
 
     @cell
@@ -140,7 +140,7 @@ def test_gradients_of_a_parameter_vector_at_each_step():
     assert torch.equal(tape["layer0.scale"], torch.ones(6, 3, 5, dtype=torch.float64))
 
 
-def test_recorded_gradients_of_packed_and_second_derivatives():
+def test_gradients_are_recorded_for_packed_input_and_second_derivatives():
     layer = throughtime.LSTM(4, 5, dtype=torch.float64)
     rows = [torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 5, 1)]
     with throughtime.record(layer, "*.cell", gradients=True) as tape:

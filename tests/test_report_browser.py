@@ -262,7 +262,7 @@ def test_heat_map_shows_values_and_links_to_its_places(driver: Driver, page: Pat
     assert driver.execute_script("return document.getElementById('unit').value") == tip.split(":")[0].split()[1]
 
 
-def test_light_and_dark(driver: Driver, page: Path) -> None:
+def test_the_page_has_a_light_and_a_dark_theme(driver: Driver, page: Path) -> None:
     open_page(driver, page)
     papers = []
     for theme in ("light", "dark"):
@@ -303,7 +303,7 @@ def test_hostile_text_is_harmless(driver: Driver, tmp_path: Path) -> None:
     assert complaints(driver) == []
 
 
-def test_page_with_training_only(driver: Driver, tmp_path: Path) -> None:
+def test_a_page_about_training_alone_opens_without_errors(driver: Driver, tmp_path: Path) -> None:
     data = made_up(reading=None, values=[], timescales=[], saturations=[])
     open_page(driver, write(data, tmp_path / "report.html"))
     wait_for(driver, "document.querySelector('#chart-flow').dataset.drawn")

@@ -90,7 +90,7 @@ def test_other_cells_show_their_own_value_names(cell: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("level", ["word", "bpe"])
-def test_words_and_byte_pairs(level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_and_byte_pairs_are_shown(level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = train_tiny(tmp_path, level=level, vocab_size=300 if level == "bpe" else None, min_count=1, steps=2)
     text = "\nand through nothing\n"
     page = tmp_path / "page.html"
@@ -157,7 +157,7 @@ def test_mistakes_are_reported_in_one_message(
     assert not out
 
 
-def test_a_missing_and_a_damaged_run(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_and_a_damaged_run_are_reported(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path / "nowhere")]) == 2
     damaged = tmp_path / "damaged"
     damaged.mkdir()

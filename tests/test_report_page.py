@@ -1,4 +1,4 @@
-"""The report's page as a file: its contents, what it escapes, and when it is not written."""
+"""The report's page as a file: its contents, escaping, and the conditions under which it is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp
 
 
 class Elements(HTMLParser):
-    """Count a page's elements and collect what they refer to."""
+    """Count a page's elements and collect their references."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -94,7 +94,6 @@ def test_texts_add_no_elements_to_a_page() -> None:
     )  # fmt: skip
     assert sorted(set(plain.names)) == sorted(set(hostile.names))
     assert "img" not in hostile.names
-    # One fact fewer than in the other.
     assert sum(name == "script" for name in hostile.names) == sum(name == "script" for name in plain.names)
 
 

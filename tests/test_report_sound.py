@@ -65,7 +65,7 @@ def test_audio_page_shows_bits_per_sample_and_a_generated_sound(audio: Any) -> N
     assert len(drawn.tracks[0].samples) == 3 * RATE
 
 
-def test_the_loudest_stretch_is_shown() -> None:
+def test_the_loudest_excerpt_is_shown() -> None:
     samples = np.r_[np.zeros(500), np.ones(100), np.zeros(300)]
     assert loudest(samples, 100) == 500
     assert loudest(samples, 2000) == 0

@@ -62,7 +62,7 @@ def test_sequences_are_shaded_by_influence_on_their_labels(driver: Driver, tmp_p
     assert [line.is_displayed() for line in driver.find_elements("css selector", ".line")] == [False, True, False]
 
 
-def test_the_confusion_matrix_and_the_tables(driver: Driver, tmp_path: Any) -> None:
+def test_the_page_shows_the_confusion_matrix_and_the_tables(driver: Driver, tmp_path: Any) -> None:
     from selenium.webdriver import ActionChains
 
     open_page(driver, write(made_up_lines(), tmp_path / "page.html"))

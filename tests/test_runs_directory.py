@@ -1,4 +1,4 @@
-"""The run directory, and errors about damaged ones."""
+"""Run directories, and errors about damaged ones."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def path(original, tmp_path):
 
 
 def use(path):
-    """Use everything that a run is opened for."""
+    """Read everything that a run provides."""
     run = Run.open(path)
     run.model()
     return run.description.codecs.inputs, run.programs, run.result, run.metrics(), run.about

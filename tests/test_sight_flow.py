@@ -72,7 +72,7 @@ def together(below, outputs, options, top) -> list[Tensor]:
 
 
 def against_time(module) -> bool:
-    """Whether all layers run from the last step to the first."""
+    """Return whether all layers run from the last step to the first."""
     return module.layers()[0][0][0].reverse
 
 
@@ -235,7 +235,7 @@ JOINED = [
 
 
 @pytest.mark.parametrize("options", JOINED, ids=str)
-def test_flow_through_every_way_of_connecting_layers(options):
+def test_flow_is_correct_for_every_way_of_connecting_layers(options):
     module = recurrent("lstm", num_layers=3, **options)
     weight = torch.rand(T, B, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -389,14 +389,14 @@ def test_initial_state_affects_the_flow():
 
 
 class TestHorizon:
-    def test_is_the_first_lag_with_at_most_1_percent(self):
+    def test_the_horizon_is_the_first_lag_with_at_most_1_percent(self):
         found = horizon(np.array([1.0, 0.5, 0.009, 0.02]))
         assert (found.lag, found.window, found.grows, str(found)) == (2, 3, False, "2 steps")
 
-    def test_counts_from_the_first_lag_with_a_gradient(self):
+    def test_the_fraction_is_relative_to_the_first_lag_with_a_gradient(self):
         assert horizon(np.array([0.0, 2.0, 1.0, 0.02])).lag == 3
 
-    def test_may_be_beyond_the_window(self):
+    def test_the_horizon_may_be_beyond_the_window(self):
         found = horizon(np.array([1.0, 0.9, 0.8]))
         assert found.lag is None
         assert not found.grows
@@ -425,8 +425,8 @@ class TestHorizon:
             horizon(by_lag, fraction)
 
 
-class TestRefusals:
-    def test_unknown_name(self):
+class TestInvalidArguments:
+    def test_an_unknown_name_raises_with_a_suggestion(self):
         flow = gradient_flow(recurrent(), X, window=2)
         with pytest.raises(UserError, match=r"no gradient named 'layer0.cel', did you mean layer0.cell\?"):
             flow.horizon("layer0.cel")
@@ -440,10 +440,10 @@ class TestRefusals:
             ({"steps": [0.5]}, "integers"),
             ({"targets": torch.zeros(2)}, "targets require a sequence model"),
             ({"loss": lambda given: given[0]}, "must be a scalar"),
-            ({"loss": lambda given: X.sum()}, "no gradient arrives"),
+            ({"loss": lambda given: X.sum()}, "but no gradient reaches them"),
         ],
     )
-    def test_invalid_argument(self, options, message):
+    def test_an_invalid_window_or_step_raises(self, options, message):
         with pytest.raises(UserError, match=message):
             gradient_flow(recurrent(), X, **options)
 
@@ -456,11 +456,11 @@ class TestRefusals:
             (torch.zeros(3), "must be integers"),
         ],
     )
-    def test_invalid_tokens(self, tokens, message):
+    def test_invalid_token_ids_raise(self, tokens, message):
         with pytest.raises(UserError, match=message):
             gradient_flow(language_model(), tokens)
 
-    def test_model_without_recurrent_layers(self):
+    def test_a_model_without_recurrent_layers_raises(self):
         with pytest.raises(UserError, match="Linear has no throughtime recurrent layers"):
             gradient_flow(nn.Linear(2, 2), X)
         with pytest.raises(UserError, match="accelerate"):
@@ -468,7 +468,7 @@ class TestRefusals:
         with pytest.raises(UserError, match="got int"):
             gradient_flow(3, X)
 
-    def test_connectivity(self):
+    def test_invalid_arguments_of_connectivity_raise(self):
         with pytest.raises(UserError, match="got 'worst'"):
             connectivity(language_model(), TOKENS, of="worst")
         with pytest.raises(UserError, match="scores tokens or labels"):

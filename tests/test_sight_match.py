@@ -94,7 +94,7 @@ def test_match_without_units_is_empty():
 
 
 @given(st.integers(0, 10_000))
-def test_occurrences_are_maximal_stretches_with_the_units_on(seed):
+def test_occurrences_are_maximal_ranges_of_steps_with_the_units_on(seed):
     values = np.random.default_rng(seed).normal(size=(40, 3))
     found = match(values, (10, 11), threshold=0.2)
     on = (values[:, found.units] * found.signs > 0.2).all(1)
@@ -108,7 +108,7 @@ def test_occurrences_are_maximal_stretches_with_the_units_on(seed):
         covered[place.start : place.stop] = True
     left = np.flatnonzero(on & ~covered)
     assert 10 in left
-    assert np.array_equal(left, np.arange(left[0], left[-1] + 1))  # only the span's own stretch
+    assert np.array_equal(left, np.arange(left[0], left[-1] + 1))  # only the span's own steps
 
 
 @pytest.mark.parametrize(

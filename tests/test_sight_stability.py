@@ -1,4 +1,4 @@
-"""Lyapunov exponents and fixed points, compared with autograd Jacobians and with systems whose answers are known."""
+"""Lyapunov exponents and fixed points, compared with autograd Jacobians and with systems of known results."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def test_kept_results_stay_valid() -> None:
     assert np.array_equal(view, kept)
 
 
-def test_arrays_with_any_strides() -> None:
+def test_arrays_can_have_any_strides() -> None:
     module = Recurrent("gru", 4, 8)
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     wanted = Stream(module, 3).step(x)
@@ -290,7 +290,7 @@ def test_a_language_model_returns_the_logits_of_the_next_token(run: Run) -> None
             assert np.allclose(found, wanted.numpy(), rtol=0, atol=1e-6 * float(wanted.abs().max()) + 1e-6)
 
 
-def test_one_token_at_a_time(run: Run) -> None:
+def test_a_step_takes_one_token_in_any_form(run: Run) -> None:
     stream = Stream(run)
     ids = stream.task.codecs.inputs.encode("time")
     size = run.description.codecs.inputs.size
@@ -301,7 +301,7 @@ def test_one_token_at_a_time(run: Run) -> None:
     assert np.array_equal([stream.step(id) for id in ids], whole)
 
 
-def test_a_tied_embedding() -> None:
+def test_a_model_with_a_tied_embedding_matches_the_module() -> None:
     model = LanguageModel(11, Recurrent("gru", 8, 8, engine="native"), tie=True).eval()
     ids = torch.arange(5)[:, None]
     with torch.no_grad():

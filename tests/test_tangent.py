@@ -85,7 +85,7 @@ def test_named_cells_agree_with_finite_differences(name):
     assert_close(run_tangent(program, arguments, directions), wanted, 1e-9)
 
 
-def test_tangents_of_values_inside_a_program():
+def test_values_inside_a_program_can_be_perturbed():
     # Perturbing the pre-activations of the gates equals perturbing their bias.
     program = with_residuals(cells.gru.program(3, 4), everything_wanted(cells.gru.program(3, 4)))
     arguments = random_arguments(program)

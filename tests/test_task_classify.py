@@ -144,7 +144,7 @@ def test_class_weights_make_rare_labels_count_as_much(names, tmp_path):
     assert sums == pytest.approx(np.full(3, len(train) / 3), rel=1e-6)  # float32
 
 
-def test_a_table_of_numbers(tmp_path):
+def test_a_table_of_numbers_can_be_classified(tmp_path):
     draw = np.random.default_rng(0)
     rows = ["id,t,x,y,kind"]
     for k in range(60):
@@ -194,7 +194,7 @@ def test_a_cell_learns_from_the_time_between_rows(tmp_path):
             throughtime.train(data=table, cell=name, out=tmp_path / "other", steps=1, **columns | given, **TINY)
 
 
-def test_a_cell_with_an_input_that_the_data_lack_is_refused(names, tmp_path):
+def test_a_cell_with_an_input_that_the_data_lack_is_rejected(names, tmp_path):
     @cell
     def decaying(x, h, dt=inputs(width=1)):
         return exp(-dt) * tanh(affine("hidden", x, h))

@@ -79,7 +79,7 @@ def test_a_device_is_learned(run, folder):
     assert found["esr"] == pytest.approx((error**2).sum() / (wet.astype(float) ** 2).sum(), rel=1e-3)
     assert found["mae_db"] == pytest.approx(20 * np.log10(np.abs(error).mean()), abs=0.01)
     emphasized = [x[1:] - 0.85 * x[:-1] for x in (error, wet.astype(float))]
-    # Each stretch that is measured at a time starts from its second sample.
+    # Each block that is measured at a time starts from its second sample.
     expected = (emphasized[0] ** 2).sum() / (emphasized[1] ** 2).sum()
     assert found["esr_pre_emphasized"] == pytest.approx(expected, rel=1e-2)
     assert found["real_time_factor"] > 1
@@ -133,7 +133,7 @@ def test_memory_use_is_independent_of_sound_length(run, tmp_path):
     assert peaks[1] < 1.2 * peaks[0]
 
 
-def test_the_command_line(run, folder, tmp_path, capsys):
+def test_the_commands_predict_and_evaluate_sound_files(run, folder, tmp_path, capsys):
     out = tmp_path / "wet.wav"
     assert main(["predict", str(run.path), str(folder / "dry.wav"), "--out", str(out)]) == 0
     assert "Saved 3.00 s of sound, 8,000 samples per second, to" in capsys.readouterr().out
@@ -244,7 +244,7 @@ def test_pairs_are_aligned_and_truncated(tmp_path):
     ]
     found = read_pairs(find_pairs(paths), "pair", DeviceInput(RATE))
     (signal,), (note,) = found.signals, found.notes
-    assert np.array_equal(signal[2:, 1], signal[:-2, 0])  # the margin, so that no sample is needed early
+    assert np.array_equal(signal[2:, 1], signal[:-2, 0])  # the margin, so that no prediction needs a later sample
     assert len(signal) == 14902
     assert "wet.wav is late by 100 samples (12.5 ms); shifted by 98 to compensate. Its correlation with" in note
     (plain,) = read_pairs(find_pairs(paths), "pair", DeviceInput(RATE), align=False).signals
@@ -252,7 +252,7 @@ def test_pairs_are_aligned_and_truncated(tmp_path):
     assert len(plain) == 15000
 
 
-def test_folders_of_pairs(tmp_path):
+def test_pairs_are_read_from_folders(tmp_path):
     for k in range(3):
         dry = plucks(1.0, RATE, seed=k)
         write(tmp_path / "dry" / f"{k}.wav", dry, RATE)

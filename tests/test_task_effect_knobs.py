@@ -1,4 +1,4 @@
-"""Effects with knobs, whose settings are constant inputs next to the sound."""
+"""Effects with knobs, whose settings are constant inputs along with the sound."""
 
 import numpy as np
 import pytest
@@ -134,7 +134,7 @@ def test_unparsable_settings_are_rejected(folder, given, message):
     ("file,gain\n0.3.wav,1\n", r"has no row for 0\.9\.wav"),
     ("file,gain\n0.3.wav,1\n0.9.wav,11\n", r"gain of 0\.9\.wav must be a number from 0 to 1"),
 ])  # fmt: skip
-def test_tables_that_cannot_be_read(tmp_path, table, message):
+def test_invalid_tables_are_rejected(tmp_path, table, message):
     for gain in GAINS:
         for side in ("dry", "wet"):
             write(tmp_path / side / f"{gain}.wav", plucks(0.1, RATE), RATE)

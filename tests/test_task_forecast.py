@@ -179,7 +179,7 @@ def test_baselines_match_a_simple_loop(plain):
         assert found[name]["mase"] == pytest.approx(np.abs(errors).mean() / season, rel=1e-3)
 
 
-def test_metrics_at_the_original_scale(plain):
+def test_metrics_are_computed_at_the_original_scale(plain):
     _, data = prepared(plain)
     windows: Windows = data.test
     scale = data.codecs.inputs.scales["y"]

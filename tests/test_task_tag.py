@@ -142,7 +142,7 @@ def test_unknown_tokens_keep_their_text(run, directory):
     assert [row[1] for row in predict(run, directory / "new.bio").rows] == ["Grace Hopper", "smiled"]
 
 
-def test_a_table_with_tags_that_are_not_spans(tmp_path):
+def test_tags_from_a_table_need_not_be_spans(tmp_path):
     rows = [
         f"{k},{token},{'noun' if tag != 'O' else 'other'}\n" for k, s in enumerate(sentences(30, 3)) for token, tag in s
     ]

@@ -27,7 +27,7 @@ def test_layer_norm_of_a_pre_activation_keeps_the_gates_name():
     assert program.body[program.values["candidate.pre"]].op == "add"
 
 
-def test_two_states_that_both_feed_matrix_products():
+def test_two_states_can_feed_matrix_products():
     # An Elman and a Jordan memory of different widths.
     @cell
     def two(x, h, k=state("context", width=2)):
@@ -51,7 +51,7 @@ def test_two_states_that_both_feed_matrix_products():
     }
 
 
-def test_coupled_gates_with_a_vector_recurrence_and_scalar_parameters():
+def test_gates_can_be_coupled_with_a_vector_recurrence_and_scalar_parameters():
     @cell
     def mixture(x, h, c):
         f = sigmoid(affine("forget", x) + parameter("recurrent") * h)
@@ -69,7 +69,7 @@ def test_coupled_gates_with_a_vector_recurrence_and_scalar_parameters():
     assert_matches_loop(mixture, step)
 
 
-def test_an_output_that_is_not_a_state_and_has_a_different_width():
+def test_an_output_need_not_be_a_state_and_can_have_a_different_width():
     @cell
     def read_out(x, h):
         h = tanh(affine("hidden", x, h))

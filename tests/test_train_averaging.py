@@ -18,7 +18,7 @@ DECAY = 0.6  # the warm-up reaches it after 13 updates
 
 
 def averaged(steps: list[np.ndarray], decay: float) -> np.ndarray:
-    """Average the weights after each step by the definition."""
+    """Average the weights after each step according to the definition."""
     average = steps[0]
     for t, weights in enumerate(steps[1:], 1):
         kept = min(decay, (1 + t) / (10 + t))

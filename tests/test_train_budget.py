@@ -52,7 +52,7 @@ class Machine:
 
 
 def training(tmp_path, monkeypatch, machine, own=(), **options):
-    """A one-minute training by a machine's clock."""
+    """A one-minute training run by a machine's clock."""
     advance, validate = Fit._advance, Validation._validate
     monkeypatch.setattr(Fit, "_advance", lambda self, batch: (advance(self, batch), machine.work(STEP)))
     monkeypatch.setattr(Validation, "_validate", lambda self, fit: (validate(self, fit), machine.work(VALIDATING)))
@@ -88,13 +88,13 @@ def test_the_budget_is_used_if_the_machine_changes_speed(tmp_path, monkeypatch, 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A training whose steps take only simulated time."""
+    """A training run whose steps take only simulated time."""
     with pytest.MonkeyPatch.context() as patched:
         return training(tmp_path_factory.mktemp("simulated"), patched, Machine())
 
 
 class Simulated(Fit):
-    """A training that records the learning rate of each step and learns nothing."""
+    """A training run that records the learning rate of each step and learns nothing."""
 
     def __init__(self, like, machine, costs, plan=None):
         (self.step_cost, validation_cost), self.machine = costs, machine
@@ -309,7 +309,7 @@ def test_time_before_training_counts(tmp_path, monkeypatch):
     assert "of 6.0 s are needed before the first step" in run.log.read_text()
 
 
-def test_a_budget_without_time_for_a_step_is_refused(tmp_path, monkeypatch):
+def test_a_budget_without_time_for_a_step_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_plan", partial(make_plan, clock=lambda: 1012.0))
     options = {**TINY, "steps": None, "minutes": 0.2, "data": write_text(tmp_path / "text.txt")}
     with pytest.raises(TrainingError, match=r"minutes=0\.2 leaves no time to train: 12\.0 s .* at least minutes=0\.4$"):

@@ -61,7 +61,7 @@ def test_a_run_is_evaluated_on_its_test_data_if_it_has_any(tmp_path):
     assert run.evaluate() == run.evaluate(test) != run.evaluate(run.config.task.data)
 
 
-def test_options_for_other_data_are_refused_without_data(run):
+def test_options_for_other_data_are_rejected_without_data(run):
     with pytest.raises(UserError, match="encoding_errors needs data to apply to"):
         evaluate(run, encoding_errors="replace")
     with pytest.raises(DataError, match="predictions need data"):

@@ -24,7 +24,7 @@ def test_no_figure_is_printed_twice(task, labels):
     assert [label for label, _ in kind(kind.Options()).figure_rows(FIGURES[task])] == labels
 
 
-def test_a_loss_that_is_no_other_figure_is_printed():
+def test_a_loss_that_equals_no_other_figure_is_printed():
     kind = tasks.get("forecast")
     rows = dict(kind(kind.Options(head="quantiles")).figure_rows(FIGURES["forecast"]))
     assert rows["loss"] == "0.1000 per value"

@@ -59,7 +59,7 @@ def test_a_longer_training_shows_about_ten_validations(tmp_path, capfd):
     assert steps == [2, *range(4, 41, 4)]
 
 
-def test_the_network_in_words():
+def test_the_network_is_described_in_words():
     for options, words in [
         ({"num_layers": 1, "hidden_size": 64}, "1 x lstm, 64 units"),
         ({"num_layers": 2, "hidden_size": 64, "bidirectional": True}, "2 x bidirectional lstm, 64 units each"),
@@ -141,7 +141,7 @@ def test_every_optimizer_lowers_the_loss(tmp_path, optimizer):
         {"clip": 0},
     ],
 )
-def test_model_and_precision_options(tmp_path, options):
+def test_model_and_precision_options_take_effect(tmp_path, options):
     run = train_tiny(tmp_path, **options)
     model = throughtime.load(run.path)
     assert not model.training
@@ -214,7 +214,7 @@ def test_a_custom_cell_loads_without_its_source(tmp_path):
     assert throughtime.training.evaluate(run.path, tmp_path / "text.txt")["loss"] > 0
 
 
-def test_words_and_byte_pairs(tmp_path):
+def test_words_and_byte_pairs_can_be_learned(tmp_path):
     for level, size in (("word", None), ("bpe", 270)):
         run = train_tiny(tmp_path, level=level, vocab_size=size, out=tmp_path / level)
         assert run.description.codecs.inputs.level == level

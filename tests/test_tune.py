@@ -36,7 +36,7 @@ def names(tmp_path):
     return {"data": tmp_path / "names", "task": "classify", "out": tmp_path / "search", **SMALL}
 
 
-def test_a_search_from_start_to_end(names, tmp_path):
+def test_a_search_writes_its_trials_and_the_best_options(names, tmp_path):
     found = throughtime.tune(trials=3, cells=["rnn", "gru"], **names)
     assert [each["number"] for each in found["trials"]] == [0, 1, 2]
     assert found["trials"][0]["options"]["lr"] == 3e-3  # the default options come first
@@ -77,7 +77,7 @@ def test_interrupted_trial_is_repeated(names):
     assert found["defaults"] == found["value"]
 
 
-def test_one_process_per_folder(names):
+def test_only_one_process_can_tune_in_a_folder(names):
     names["out"].mkdir()
     with (names["out"] / "lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -111,7 +111,7 @@ def test_different_settings_raise(names):
         throughtime.tune(trials=1, **{**names, "steps": 11})
 
 
-def test_test_part_of_a_text_is_hidden_from_the_search(tmp_path):
+def test_the_test_part_of_a_text_is_hidden_from_the_search(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("through time and over again " * 60)
     kept = []

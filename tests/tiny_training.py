@@ -24,7 +24,7 @@ TINY = {
 }
 
 
-# The server process imports the library once and forks for each training, since the import takes longer than training.
+# The server process imports the library once and forks for each training run, because importing takes longer.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["throughtime.training"])
 

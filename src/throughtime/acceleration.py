@@ -47,7 +47,7 @@ class Acceleration:
     Attributes:
         changed: the names of the changed layers, with descriptions of the changes.
         left: the names of the unchanged layers, with the reasons.
-        ours: the names of the layers that were throughtime's before.
+        ours: the names of the layers that were throughtime's already.
     """
 
     changed: dict[str, str]
@@ -56,7 +56,7 @@ class Acceleration:
 
     def __str__(self) -> str:
         lines = [f"changed {name or 'the model'}: {what}" for name, what in self.changed.items()]
-        lines += [f"left {name or 'the model'}: {why}" for name, why in self.left.items()]
+        lines += [f"unchanged {name or 'the model'}: {why}" for name, why in self.left.items()]
         if self.ours and not self.changed:
             lines.append(f"already accelerated: {', '.join(name or 'the model' for name in self.ours)}")
         return "\n".join(lines) or "no recurrent layer found"
@@ -101,7 +101,7 @@ def substitute_layers(model: Any) -> Acceleration:
         if knows_lengths(model.rollout_buffer):
             ours.append("rollout_buffer")
         elif (reason := accelerate_buffer(model.rollout_buffer)) is None:
-            changed["rollout_buffer"] = "minibatches know the lengths of sequences, so that layers skip the padding"
+            changed["rollout_buffer"] = "minibatches include the lengths of sequences, so that layers skip the padding"
         else:
             left["rollout_buffer"] = reason
         model = model.policy
@@ -110,7 +110,7 @@ def substitute_layers(model: Any) -> Acceleration:
     for name, module in root.named_modules():
         kind = type(module)
         if kind in _OURS:
-            reason = _no_gain(module)
+            reason = _reason_to_keep(module)
             if reason is None:
                 module.__class__ = _OURS[kind]
                 changed[name] = f"torch.nn.{kind.__name__} to throughtime.{kind.__name__}"
@@ -118,7 +118,7 @@ def substitute_layers(model: Any) -> Acceleration:
                 left[name] = reason
         elif isinstance(module, Substitute | Hookable):
             ours.append(name)
-        elif (reason := _other(module)) is not None:
+        elif (reason := _reason_unsupported(module)) is not None:
             left[name] = reason
         if accelerate_policy(module):
             changed[f"{name}._process_sequence".lstrip(".")] = "one call for all steps, with resets at episode starts"
@@ -171,7 +171,7 @@ def _module(model: Any, function: str) -> nn.Module:
     return model
 
 
-def _other(module: nn.Module) -> str | None:
+def _reason_unsupported(module: nn.Module) -> str | None:
     """Return why a module that may be a recurrent layer is not changed; None if it isn't one."""
     kind = type(module)
     if isinstance(module, _CELLS):
@@ -187,7 +187,7 @@ def _other(module: nn.Module) -> str | None:
     return None
 
 
-def _no_gain(module: nn.Module) -> str | None:
+def _reason_to_keep(module: nn.Module) -> str | None:
     weight = next(module.parameters())
     if weight.device.type not in ("cpu", "meta"):
         return f"torch's own layer is the fastest on {weight.device.type}"

@@ -28,10 +28,10 @@ def codec_from(data: Any) -> Any:
     """Create a codec from the plain data that `to_data` returned.
 
     Raises:
-        DataError: if the data doesn't describe a codec.
+        DataError: if the data don't describe a codec.
     """
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
-        raise DataError("not a codec, or a damaged one: expected a dict with a kind")
+        raise DataError("invalid or damaged codec: expected a dict with a kind")
     kind = data["kind"]
     if kind not in _HOMES:
         raise DataError(f"unknown codec {kind!r}{nearest(kind, _HOMES)}; known codecs: {', '.join(_HOMES)}")
@@ -60,8 +60,8 @@ class Codecs:
         """Create codecs from the plain data that `to_data` returned.
 
         Raises:
-            DataError: if the data doesn't describe codecs.
+            DataError: if the data don't describe codecs.
         """
         if not isinstance(data, dict) or data.keys() != {"inputs", "targets"}:
-            raise DataError("not codecs, or damaged ones: expected a dict with inputs and targets")
+            raise DataError("invalid or damaged codecs: expected a dict with inputs and targets")
         return cls(**{name: None if value is None else codec_from(value) for name, value in data.items()})

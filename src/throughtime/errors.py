@@ -5,39 +5,39 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A user's mistake. The message says what was wrong, what is allowed, and what to do."""
+    """Base class of errors that the user can fix. The message says what was wrong, what is allowed, and what to do."""
 
 
 class CellError(UserError):
-    """A mistake in a cell's equations."""
+    """Raised for a mistake in a cell's equations."""
 
 
 class ProgramError(UserError):
-    """A program that is illegal or can't be read."""
+    """Raised for a program that is illegal or can't be read."""
 
 
 class DataError(UserError):
-    """A text, a sound or a table that can't be read or doesn't fit."""
+    """Raised for data, such as a text or a table, that can't be read or don't suit the task."""
 
 
 class RunError(UserError):
-    """A run directory that is missing, incomplete, damaged, or from another version."""
+    """Raised for a run directory that is missing, incomplete, damaged, or from another version."""
 
 
 class ModelError(UserError):
-    """A model file that is missing, damaged, from another version, or of another kind."""
+    """Raised for a model file that is missing, damaged, from another version, or of another kind."""
 
 
 class VersionError(ProgramError, RunError, ModelError):
-    """A program, a run or a model file whose format this version doesn't support."""
+    """Raised for a program, a run or a model file whose format this version doesn't support."""
 
 
 class TrainingError(UserError):
-    """Training that can't start or continue."""
+    """Raised if training can't start or continue."""
 
 
 class Interrupted(TrainingError):
-    """Training that was stopped by Ctrl-C or a signal and can be resumed."""
+    """Raised if training was stopped by Ctrl-C or a signal; it can be resumed."""
 
 
 def nearest(name: str, names: Iterable[str], count: int = 1) -> str:

@@ -163,7 +163,7 @@ def _by_program(program: Program, arguments: list[Tensor]) -> tuple[list[Tensor]
 
 
 def _by_differences(program: Program, arguments: list[Tensor], k: int, weights: list[Tensor]) -> tuple[Tensor, float]:
-    """The gradient of one argument by central differences, and a bound on its rounding error."""
+    """Return the gradient of one argument by central differences, and a bound on its rounding error."""
     import torch
 
     from throughtime.engines.base import Layout, Operands

@@ -96,8 +96,8 @@ def gate(name: str, value: Symbol) -> Symbol:
     """
     trace = active_trace()
     of(value)
-    trace.withdraw(value)
-    trace.promise(value, name)
+    trace.unmark_gate(value)
+    trace.mark_gate(value, name)
     return value
 
 
@@ -209,20 +209,20 @@ def layer_norm(name: str, value: Symbol, *, epsilon: float = 1e-5) -> Symbol:
         epsilon: added to the variance.
     """
     trace = active_trace()
-    gate = trace.withdraw(value)
+    gate = trace.unmark_gate(value)
     centered = value - row_mean(value)
     scale = 1.0 / sqrt(row_mean(centered * centered) + epsilon)  # one division per row
     gain = parameter(f"{name}.gain", value.width, 1.0)
     shift = parameter(f"{name}.shift", value.width, 0.0)
     result = centered * scale * gain + shift
-    trace.promise(result, gate)
+    trace.mark_gate(result, gate)
     return result
 
 
 def __getattr__(name: str) -> NoReturn:
     if name.startswith("_"):
         raise AttributeError(name)
-    raise cell_error(unknown_word(name, f"the cell language has no word {name!r}"))
+    raise cell_error(unknown_word(name, f"the cell language has no function {name!r}"))
 
 
 # Activations composed of several operations. A gate's value is their result, not an intermediate value.
@@ -232,7 +232,7 @@ def _activation(function: Callable[..., Symbol]) -> Callable[..., Symbol]:
     @wraps(function)
     def applied(a: Symbol, *constants: float) -> Symbol:
         trace = of(a)
-        gate = trace.withdraw(a) if isinstance(trace, Trace) else None
+        gate = trace.unmark_gate(a) if isinstance(trace, Trace) else None
         result = function(a, *constants)
         if gate is not None:
             trace.name_value(f"{gate}.pre", a)
@@ -304,7 +304,7 @@ def activation(name: str) -> Callable[..., Symbol]:
     """Look up an activation function by name.
 
     Raises:
-        CellError: if there is none of that name; the message suggests the most similar one.
+        CellError: if there is no such function; the message suggests the most similar one.
     """
     if name not in ACTIVATIONS:
         raise CellError(_unknown(name))
@@ -312,7 +312,7 @@ def activation(name: str) -> Callable[..., Symbol]:
 
 
 def activate(name: str, a: Symbol) -> Symbol:
-    """Apply the activation function of a name, such as the value of a hyper-parameter, to a vector."""
+    """Apply the activation function with a given name, such as the value of a hyper-parameter, to a vector."""
     if name not in ACTIVATIONS:
         raise cell_error(_unknown(name))
     return ACTIVATIONS[name](a)

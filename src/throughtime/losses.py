@@ -133,14 +133,14 @@ def _(output: StudentT, raw: Array, targets: Array) -> tuple[Any, Any]:
     n = output.targets
     degrees, location, scale = output.parameters(raw)
     z = (targets - location) / scale
-    grown = np.log1p(z * z / degrees)
-    pull = (degrees + 1) * z / (degrees + z * z)  # the gradient with respect to z
-    losses = 0.5 * (degrees + 1) * grown + np.log(scale) + 0.5 * np.log(math.pi * degrees)
+    log_ratio = np.log1p(z * z / degrees)
+    z_gradient = (degrees + 1) * z / (degrees + z * z)  # of the loss with respect to z
+    losses = 0.5 * (degrees + 1) * log_ratio + np.log(scale) + 0.5 * np.log(math.pi * degrees)
     losses += _log_gamma(0.5 * degrees) - _log_gamma(0.5 * (degrees + 1))
-    of_degrees = 0.5 * (grown - pull * z / degrees + 1 / degrees + _digamma(0.5 * degrees))
+    of_degrees = 0.5 * (log_ratio - z_gradient * z / degrees + 1 / degrees + _digamma(0.5 * degrees))
     of_degrees -= 0.5 * _digamma(0.5 * (degrees + 1))
-    of_scale = (1 - pull * z) / scale
-    parts = [-pull / scale, of_scale * _sigmoid(raw[..., n : 2 * n]), of_degrees * _sigmoid(raw[..., 2 * n :])]
+    of_scale = (1 - z_gradient * z) / scale
+    parts = [-z_gradient / scale, of_scale * _sigmoid(raw[..., n : 2 * n]), of_degrees * _sigmoid(raw[..., 2 * n :])]
     return losses.sum(-1), np.concatenate(parts, -1)
 
 

@@ -128,7 +128,7 @@ class Description:
 
 
 def _elements(program: Program) -> int:
-    """The number of elements of all values of a program, for one sequence."""
+    """Return the number of elements of all values of a program, for one sequence."""
     given = [program.body[output.value].width for output in program.outputs]
     widths = [i.width for i in program.body] + [s.width for s in program.states] + [i.width for i in program.inputs]
     return sum(widths) + sum(given)
@@ -319,6 +319,6 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a path refers to a model file rather than a run's directory."""
+    """Return whether a path refers to a model file rather than a run's directory."""
     path = Path(path)
     return path.is_file() or (path.suffix == _SUFFIX and not path.exists())

@@ -48,12 +48,12 @@ class Options(BaseModel):
     The docstring of each subclass describes its own fields under "Attributes:".
     """
 
-    # A command builds the validators of only the options that it validates.
+    # Validators are built on first use, because a command validates only some of the options.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @classmethod
     def meanings(cls) -> dict[str, str]:
-        """The description of each field, from the docstrings."""
+        """Return the description of each field, from the docstrings."""
         found: dict[str, str] = {}
         for base in reversed(cls.__mro__):
             text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
@@ -63,7 +63,7 @@ class Options(BaseModel):
 
     @classmethod
     def choices(cls, name: str) -> tuple[str, ...]:
-        """The allowed values of a `Literal` field; empty for other fields."""
+        """Return the allowed values of a `Literal` field; empty for other fields."""
         annotation = cls.model_fields[name].annotation
         return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
 

@@ -25,7 +25,7 @@ _MIN_SCALE = 1e-6  # keeps log(scale) finite where softplus underflows
 _MIN_DEGREES = 2.0  # a Student t distribution has a finite variance above 2 degrees of freedom
 
 _MIN_LEVELS = 0.05  # minimum scale of a mixture component
-_FAR = 1e5  # in levels: the bound of the outermost levels, finite for the gradient's sake
+_OUTERMOST = 1e5  # the outer bound of the outermost levels, in levels; finite so that the gradient is finite
 
 PointLoss = Literal["mse", "mae"]
 
@@ -108,7 +108,7 @@ class Output(ABC):
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array: ...
 
     def to_data(self) -> dict[str, Any]:
-        """Return the output as plain data that JSON can hold and `from_data` reads."""
+        """Convert to JSON-compatible data (see `from_data`)."""
         settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {"kind": self.kind, **settings}
 
@@ -178,7 +178,7 @@ class LogisticMixture(Output):
     def log_probabilities(self, raw: Array) -> Array:
         """Return the log probability of each level, `[..., levels]`."""
         scores, locations, scales = (x[..., None, :] for x in self.parameters(np.asarray(raw, np.float64)))
-        bounds = np.concatenate([[-_FAR], np.arange(1, self.levels) - 0.5, [_FAR + self.levels]])[:, None]
+        bounds = np.concatenate([[-_OUTERMOST], np.arange(1, self.levels) - 0.5, [_OUTERMOST + self.levels]])[:, None]
         low, high = (bounds[:-1] - locations) / scales, (bounds[1:] - locations) / scales
         # sigmoid(high) - sigmoid(low), written as a product that is exact in both tails.
         logs = -softplus(-high) - softplus(low) + np.log(-np.expm1(low - high))
@@ -395,7 +395,7 @@ def from_data(data: object) -> Output:
     """Create an output from the plain data that `to_data` returned.
 
     Raises:
-        ModelError: if the data is damaged or of an unknown kind.
+        ModelError: if the data are damaged or of an unknown kind.
     """
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(kind, str):

@@ -1,4 +1,4 @@
-"""Paths in messages, and the paths of runs."""
+"""Format paths for messages, and resolve the paths of runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def missing(path: Path) -> str:
 
 
 def require_data(paths: Iterable[str | Path]) -> None:
-    """Check that data exist and that no file of them is empty, which is quick; readers check the rest.
+    """Check that data exist and that none of their files is empty. This is quick; readers check the rest.
 
     Args:
         paths: files and directories; "-" is standard input.

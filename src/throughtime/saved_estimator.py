@@ -82,7 +82,7 @@ class SavedEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self._task, self._codecs = task, codecs
 
     def _saved_parameters(self) -> dict[str, Any]:
-        """The parameters in types that JSON supports: a custom cell by its name, without a random generator."""
+        """Return the parameters in types that JSON supports: a custom cell by its name, without a random generator."""
         parameters = {name: as_data(value) for name, value in self.get_params(deep=False).items()}
         if isinstance(parameters["cell"], Cell):
             parameters["cell"] = parameters["cell"].name

@@ -33,7 +33,7 @@ def setting(name: str, value: object) -> str:
 
 
 def command(arguments: str) -> str:
-    """Return a throughtime command line that the user can run as it stands.
+    """Return a throughtime command line that the user can run as is.
 
     On the command line it starts with the path of the running program, unless the shell finds `throughtime` itself.
     """
@@ -51,7 +51,7 @@ def command(arguments: str) -> str:
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """Spell options as on the command line while the context lasts."""
+    """Within the context, spell options as on the command line."""
     token = _on_command_line.set(True)
     try:
         yield

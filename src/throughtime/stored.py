@@ -22,12 +22,12 @@ _LISTED = 5  # maximum number of names in a message
 
 
 def stored_name(parameter: str, suffix: str) -> str:
-    """The name under which a module stores a program's parameter; torch doesn't allow dots in it."""
+    """Return the name under which a module stores a program's parameter; torch doesn't allow dots in it."""
     return parameter.replace(".", "_") + suffix
 
 
 def initial_name(state: str, suffix: str) -> str:
-    """The name under which a module stores a state's learned initial value."""
+    """Return the name under which a module stores a state's learned initial value."""
     return stored_name(f"initial.{state}", suffix)
 
 

@@ -17,7 +17,7 @@ class TaskDescription:
     Attributes:
         name: the name of the task.
         codecs: the codecs, fitted on the training data.
-        options: the task's options that affect how data is read, as plain data.
+        options: the task's options that affect how data are read, as plain data.
         baselines: the fitted parameters of the task's baselines, as plain data.
         calibration: the corrections to apply to the network's predictions, as plain data.
     """
@@ -29,7 +29,7 @@ class TaskDescription:
     calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def to_data(self) -> dict[str, Any]:
-        """Return the description as data that JSON can hold."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         return {
             "task": self.name,
             "options": dict(self.options),
@@ -43,7 +43,7 @@ class TaskDescription:
         """Create a description from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         wanted = {"task": str, "options": dict, "codecs": dict, "baselines": dict, "calibration": dict}
         if not isinstance(data, dict) or {name: type(value) for name, value in data.items()} != wanted:

@@ -66,7 +66,7 @@ def test_every_cell_matches_the_reference(name: str, hidden: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_wide_layers_whose_units_are_split_among_threads(name: str) -> None:
+def test_wide_layers_can_be_split_among_threads_by_units(name: str) -> None:
     for program in family(cells.get(name).program(20, 260)):
         for rows in (1, 3):
             compare(ENGINES, program, 3, rows, tolerance=1e-11)
@@ -86,7 +86,7 @@ def test_gradients_of_random_programs_match_the_reference(program: Program) -> N
         compare(NativeEngine(threads=1), derived, 4, 3, [3, 3, 2, 1])
 
 
-def test_an_old_state_read_only_by_products_that_no_state_depends_on() -> None:
+def test_an_old_state_may_be_read_only_by_products_that_no_state_depends_on() -> None:
     builder = Builder("late")
     x, old = builder.input("x", 2), builder.state("s", 2, 0.0)
     product = builder.linear(old, builder.parameter(Parameter("w", (2, 2))))
@@ -96,7 +96,7 @@ def test_an_old_state_read_only_by_products_that_no_state_depends_on() -> None:
         compare(NativeEngine(), derived, 5, 3)
 
 
-def test_a_concatenation_of_neighbors_in_another() -> None:
+def test_neighbors_in_a_concatenation_can_be_concatenated_again() -> None:
     builder = Builder("neighbors")
     x, old = builder.input("x", 2), builder.state("s", 2, 0.0)
     a, b, c = builder.tanh(x), builder.sigmoid(old), builder.tanh(old - x)
@@ -108,7 +108,7 @@ def test_a_concatenation_of_neighbors_in_another() -> None:
         compare(NativeEngine(), derived, 5, 3)
 
 
-def test_parts_of_a_concatenation_that_is_never_read_as_a_whole() -> None:
+def test_a_concatenation_may_be_read_only_in_parts() -> None:
     # Its buffer is wider than any operation, so it holds fewer rows than the operations could process at once.
     builder = Builder("parts")
     x, old = builder.input("x", 20), builder.state("s", 20, 0.0)
@@ -119,7 +119,7 @@ def test_parts_of_a_concatenation_that_is_never_read_as_a_whole() -> None:
         compare(NativeEngine(), derived, 3, 70)
 
 
-def test_units_that_read_other_units_of_a_value_in_the_same_stage() -> None:
+def test_units_can_read_other_units_of_a_value_in_the_same_stage() -> None:
     builder = Builder("shifted")
     x, old = builder.input("x", 260), builder.state("s", 260, 0.0)
     sums = builder.linear(old, builder.parameter(Parameter("w", (260, 260))))
@@ -138,7 +138,7 @@ def test_numpy_arrays_return_numpy_arrays() -> None:
     assert_close([torch.from_numpy(a) for a in flat(found)], flat(wanted), 1e-12)
 
 
-def test_non_contiguous_and_misaligned_arrays() -> None:
+def test_arrays_need_not_be_contiguous_or_aligned() -> None:
     program = cells.get("lstm").program(3, 4)
     arguments = random_arguments(program, 5, 2)
     wanted = flat(run(program, arguments, 5))
@@ -156,7 +156,7 @@ def test_non_contiguous_and_misaligned_arrays() -> None:
     assert_close([torch.from_numpy(a) for a in flat(found)], wanted, 1e-12)
 
 
-def test_negative_views() -> None:
+def test_negative_views_are_read_correctly() -> None:
     program = cells.get("lstm").program(3, 4)
     arguments = random_arguments(program, 5, 2)
     negative = arguments.map(lambda t: torch._neg_view(-t))
@@ -177,7 +177,7 @@ class Older:
         return lambda *args: Older(given(*args))
 
 
-def test_tensors_without_the_dlpack_exchange_interface() -> None:
+def test_tensors_without_the_dlpack_exchange_interface_are_supported() -> None:
     program = cells.get("lstm").program(3, 4)
     arguments = random_arguments(program, 5, 2)
     found = run_on(NativeEngine(), program, 5, *([Older(t) for t in of] for of in arguments))
@@ -200,7 +200,7 @@ def test_reductions_accumulate_into_existing_arrays() -> None:
 
 
 @pytest.mark.parametrize("change", ["shape", "type", "count"])
-def test_mismatched_arrays_are_refused(change: str) -> None:
+def test_mismatched_arrays_are_rejected(change: str) -> None:
     program = cells.get("gru").program(3, 4)
     inputs, states, parameters = random_arguments(program, 5, 2)
     if change == "shape":
@@ -214,7 +214,7 @@ def test_mismatched_arrays_are_refused(change: str) -> None:
         run_on(NativeEngine(), program, 5, inputs, states, parameters)
 
 
-def test_increasing_batch_sizes_are_refused() -> None:
+def test_increasing_batch_sizes_are_rejected() -> None:
     program = cells.get("gru").program(3, 4)
     with pytest.raises(ValueError, match="batch_sizes must be"):
         run_on(NativeEngine(), program, 3, *random_arguments(program, 3, 2), [1, 2, 1])
@@ -237,7 +237,7 @@ def test_the_engine_supports_every_operation() -> None:
     assert set(_native.operations()) == {"copy", *(OPERATIONS.keys() - elsewhere), *JOINED}
 
 
-def test_illegal_programs_are_refused() -> None:
+def test_illegal_programs_are_rejected() -> None:
     program = cells.get("rnn").program(3, 4)
     broken = replace(program, reductions=(Reduction("r", (4, 4), ((99, 0),)),))
     with pytest.raises(ProgramError):

@@ -46,7 +46,7 @@ ANGLE_BOUND = {np.float32: 2e-7, np.float64: 5e-16}
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["sin", "cos"])
-def test_accuracy_of_sine_and_cosine(engine: NativeEngine, name: str, dtype: type) -> None:
+def test_sine_and_cosine_are_accurate(engine: NativeEngine, name: str, dtype: type) -> None:
     """Includes angles near multiples of pi/2, where most digits cancel, and large ones passed to the C library."""
     generator = np.random.default_rng(1)
     turns = generator.integers(-700_000, 700_000, 50_000) * np.longdouble("1.57079632679489661923132169163975144")
@@ -56,7 +56,7 @@ def test_accuracy_of_sine_and_cosine(engine: NativeEngine, name: str, dtype: typ
     assert error.max() <= ANGLE_BOUND[dtype], f"at {x[error.argmax()]!r}"
 
 
-def test_row_max(engine: NativeEngine) -> None:
+def test_row_max_matches_numpy(engine: NativeEngine) -> None:
     x = np.random.default_rng(0).standard_normal((5, 37)).astype(np.float32) - 9
     x[1, 33], x[2, 3], x[3] = np.nan, np.inf, -np.inf
     for width in (1, 2, 15, 16, 17, 37):
@@ -65,7 +65,7 @@ def test_row_max(engine: NativeEngine) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", EXACT)
-def test_accuracy(engine: NativeEngine, name: str, dtype: type) -> None:
+def test_errors_are_below_the_documented_bounds(engine: NativeEngine, name: str, dtype: type) -> None:
     x = sample(dtype, name in POSITIVE)
     with np.errstate(over="ignore"):
         exact = EXACT[name](x.astype(np.longdouble))
@@ -80,7 +80,7 @@ def test_accuracy(engine: NativeEngine, name: str, dtype: type) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", EXACT)
-def test_infinities_nan_and_zeros(engine: NativeEngine, name: str, dtype: type) -> None:
+def test_infinities_nan_and_zeros_have_the_right_results(engine: NativeEngine, name: str, dtype: type) -> None:
     x = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0], dtype)
     with np.errstate(all="ignore"):
         wanted = {

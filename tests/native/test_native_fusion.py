@@ -26,8 +26,8 @@ def check(program: Program) -> None:
 def test_a_gru_has_no_separate_sums() -> None:
     """All four sums are fused into products, and each matrix is divided into the gates' and the candidate's rows."""
     body = join(cells.get("gru").program(3, 4))
-    stretches = [(i["weight"], i["first"], i.width) for i in body.values() if i.op == "linear"]
-    assert sorted(stretches) == [(0, 0, 8), (0, 8, 4), (1, 0, 8), (1, 8, 4)]
+    slices = [(i["weight"], i["first"], i.width) for i in body.values() if i.op == "linear"]
+    assert sorted(slices) == [(0, 0, 8), (0, 8, 4), (1, 0, 8), (1, 8, 4)]
     assert all(len(i.args) == 2 for i in body.values() if i.op == "linear")
     assert not any(i.op in ("add", "add3") for i in body.values())
     check(cells.get("gru").program(3, 4))
@@ -40,7 +40,7 @@ def test_a_gru_has_no_separate_sums() -> None:
         ("lstm", {"sigmoid": 3, "tanh": 1, "mul_add_mul": 1, "mul_tanh": 1}),
     ],
 )
-def test_the_operations_left_after_fusion(cell: str, joined: dict[str, int]) -> None:
+def test_each_cell_is_fused_into_the_expected_operations(cell: str, joined: dict[str, int]) -> None:
     program = cells.get(cell).program(3, 4)
     taken = Counter(i.op for i in join(program).values())
     others = ("input", "previous", "parameter", "constant", "linear", "slice")
@@ -86,7 +86,7 @@ def test_only_one_of_two_products_with_the_same_sums_is_divided() -> None:
 CUTS = [(0, 1), (1, 33), (33, 36), (36, 70)]
 
 
-def test_slices_that_are_not_aligned_with_register_tiles() -> None:
+def test_slices_need_not_be_aligned_with_register_tiles() -> None:
     builder = Builder("uneven")
     x, old = builder.input("x", 5), builder.state("s", 70, 0.0)
     product = builder.linear(old, builder.parameter(Parameter("w", (70, 70))))

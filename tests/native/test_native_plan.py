@@ -92,7 +92,7 @@ REFUSED: dict[str, Callable[[Plan, dict[str, int]], Any]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_invalid_plans_are_refused(what: str) -> None:
+def test_invalid_plans_are_rejected(what: str) -> None:
     with pytest.raises(ValueError, match=r"the plan is not valid|a term must have"):
         REFUSED[what](*small_plan())
 
@@ -109,7 +109,7 @@ def test_each_state_needs_one_initial_value() -> None:
             Plan([4], [], [4], [], [], False, [], initial)
 
 
-def test_invalid_shapes_and_widths_are_refused() -> None:
+def test_invalid_shapes_and_widths_are_rejected() -> None:
     for widths in ([-1], [1 << 40], [-INT64]):
         for vectors in ((widths, [], []), ([], widths, []), ([], [], widths)):
             with pytest.raises(ValueError, match="width"):
@@ -127,7 +127,7 @@ def test_operations_need_a_stage() -> None:
         plan.add_operation("tanh", 4, (y, 0), [(x, 0)])
 
 
-def test_excessive_memory_is_refused() -> None:
+def test_excessive_memory_is_rejected() -> None:
     plan = Plan([1], [1], [1], [], [], False, [], [0.0])
     for _ in range(3):
         plan.add_buffer("per_chunk", 0, 1 << 31, 0.0)

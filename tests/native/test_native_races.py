@@ -64,7 +64,7 @@ def flat(result: Any) -> list[Array]:
 
 # Few rows split the units of a step among the threads; many split the rows.
 @pytest.mark.parametrize(("rows", "sizes"), [(2, None), (32, None), (32, [32] * 10 + [20] * 6 + [3] * 4)])
-def test_concurrent_callers(rows: int, sizes: list[int] | None) -> None:
+def test_concurrent_callers_get_the_results_of_a_single_thread(rows: int, sizes: list[int] | None) -> None:
     program = cells.get("lstm").program(24, 96)
     wanted = everything_wanted(program)
     augmented = with_residuals(program, wanted)
@@ -86,7 +86,7 @@ def test_concurrent_callers(rows: int, sizes: list[int] | None) -> None:
         at_once(work)
 
 
-def test_frozen_plans_and_pooled_memory() -> None:
+def test_threads_can_share_a_frozen_plan_and_pooled_memory() -> None:
     program = cells.get("gru").program(16, 64)
     inputs, states, parameters = arguments_of(program, 40, 32)
     frozen = _native.FrozenPlan(lower(program), parameters)
@@ -101,7 +101,7 @@ def test_frozen_plans_and_pooled_memory() -> None:
     at_once(work)
 
 
-def test_a_stream_refuses_a_second_thread() -> None:
+def test_a_stream_rejects_a_second_thread() -> None:
     program = cells.get("lstm").program(64, 256)  # large enough that a step releases the GIL
     _, _, parameters = arguments_of(program, 1, 8)
     stream = _native.Stream32([(lower(program), parameters)], 8, None, "")
@@ -121,7 +121,7 @@ def test_a_stream_refuses_a_second_thread() -> None:
     assert done
 
 
-def test_dropout_on_several_threads() -> None:
+def test_dropout_is_the_same_on_several_threads() -> None:
     x = np.ones(200_000, np.float32)
     expected = _native.dropout(x, 3, 0.5, 2.0)
     at_once(lambda: np.testing.assert_array_equal(_native.dropout(x, 3, 0.5, 2.0, 2), expected))

@@ -27,7 +27,9 @@ def assert_same(found: Result, wanted: Result) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_any_number_of_threads(engine: NativeEngine, name: str, shape: tuple[int, int, int]) -> None:
+def test_results_are_the_same_for_any_number_of_threads(
+    engine: NativeEngine, name: str, shape: tuple[int, int, int]
+) -> None:
     steps, rows, hidden = shape
     for program in family(cells.get(name).program(9, hidden)):
         arguments = arguments_of(program, steps, rows)
@@ -37,7 +39,7 @@ def test_any_number_of_threads(engine: NativeEngine, name: str, shape: tuple[int
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_any_number_of_threads_that_split_the_units_of_one_row(name: str) -> None:
+def test_results_are_the_same_if_threads_split_the_units_of_one_row(name: str) -> None:
     """Each thread computes its units of all gates, if the cell's equations treat units independently."""
     for program in family(cells.get(name).program(9, 256)):
         arguments = arguments_of(program, 40, 1).map(lambda t: 0.1 * t)  # keeps gradients finite
@@ -86,7 +88,9 @@ def assert_same_with_any_threads(
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_any_number_of_threads_with_rows_that_end(engine: NativeEngine, reverse: bool, packed: bool) -> None:
+def test_results_are_the_same_for_any_number_of_threads_if_rows_end(
+    engine: NativeEngine, reverse: bool, packed: bool
+) -> None:
     forward = cells.get("lstm").program(9, 64)
     rows, steps = 40, 60  # several chunks, each of whose rows are split among the threads
     sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows are never active, and none lasts to the end
@@ -110,7 +114,7 @@ def test_rows_are_independent_of_the_batch(engine: NativeEngine, name: str) -> N
                 assert torch.equal(f, w)
 
 
-def test_runs_in_several_pieces(engine: NativeEngine) -> None:
+def test_a_run_in_several_pieces_equals_the_whole_run(engine: NativeEngine) -> None:
     program = cells.get("lstm").program(9, 40)
     inputs, states, parameters = arguments_of(program, 50, 3)
     whole = run_on(engine, program, 50, inputs, states, parameters)
@@ -123,7 +127,7 @@ def test_runs_in_several_pieces(engine: NativeEngine) -> None:
     assert all(torch.equal(f, w) for f, w in zip(states, whole.states, strict=True))
 
 
-def test_packed_rows(engine: NativeEngine) -> None:
+def test_rows_that_end_do_not_affect_other_rows(engine: NativeEngine) -> None:
     program = cells.get("gru").program(9, 40)
     inputs, states, parameters = arguments_of(program, 6, 20)
     sizes = [20, 20, 13, 4, 1, 1]
@@ -138,7 +142,7 @@ def test_packed_rows(engine: NativeEngine) -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_packed_arrays(engine: NativeEngine, reverse: bool) -> None:
+def test_packed_arrays_equal_padded_ones(engine: NativeEngine, reverse: bool) -> None:
     forward = cells.get("lstm").program(9, 40)
     sizes = [60, 60, 33, 33, 17, 4, 1, 0]
     steps, rows = len(sizes), sizes[0]
@@ -155,7 +159,7 @@ def pack(padded: Tensor, sizes: list[int]) -> Tensor:
     return torch.cat([padded[t, :n] for t, n in enumerate(sizes)])
 
 
-def test_reductions_accumulated_over_pieces(engine: NativeEngine) -> None:
+def test_reductions_accumulated_over_pieces_equal_those_of_the_whole_run(engine: NativeEngine) -> None:
     rows, steps = 100, 23
     program = family(cells.get("lstm").program(9, 20))[2]  # from the last step to the first
     inputs, states, parameters = arguments_of(program, steps, rows)
@@ -177,7 +181,7 @@ def test_recording_changes_no_bit(engine: NativeEngine) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 99_999, 100_000, 200_037])
-def test_dropout_for_any_number_of_threads_and_instruction_set(count: int) -> None:
+def test_dropout_is_the_same_for_any_number_of_threads_and_instruction_set(count: int) -> None:
     x = torch.randn(count, dtype=torch.float64)
     alone = _native.dropout(x, 7, 0.7, 2.0)
     assert torch.equal(alone, torch.where(alone != 0, 2 * x, 0.0))

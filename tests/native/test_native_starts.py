@@ -39,7 +39,7 @@ def assert_same(found: list[Tensor], wanted: list[Tensor]) -> None:
 
 @pytest.mark.parametrize(("sizes", "packed"), [(None, False), (LENGTHS, False), (LENGTHS, True)])
 @pytest.mark.parametrize("name", ["rnn", "slstm"])  # the initial states of slstm are 0, 0, 1 and -10,000
-def test_declared_states_in_every_engine(
+def test_every_engine_uses_the_declared_states(
     engine: NativeEngine, name: str, sizes: list[int] | None, packed: bool
 ) -> None:
     program = cells.get(name).program(4, 6)
@@ -53,7 +53,9 @@ def test_declared_states_in_every_engine(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_declared_states_with_frozen_parameters_and_token_ids(engine: NativeEngine, dtype: torch.dtype) -> None:
+def test_declared_states_are_used_with_frozen_parameters_and_token_ids(
+    engine: NativeEngine, dtype: torch.dtype
+) -> None:
     program = with_one_hot_input(cells.get("slstm").program(4, 6), 7)
     assert program is not None
     inputs, _, parameters = random_arguments(program, 5, 3).map(lambda t: t.to(dtype))
@@ -62,7 +64,7 @@ def test_declared_states_with_frozen_parameters_and_token_ids(engine: NativeEngi
     assert_same(flat(run_on(engine, program, 5, inputs, None, Constants(parameters))), flat(wanted))
 
 
-def test_declared_states_with_numpy_arrays(engine: NativeEngine) -> None:
+def test_declared_states_are_used_with_numpy_arrays(engine: NativeEngine) -> None:
     program = cells.get("slstm").program(4, 6)
     inputs, _, parameters = random_arguments(program, 5, 3)
     wanted = run_on(engine, program, 5, inputs, None, parameters)
@@ -71,7 +73,7 @@ def test_declared_states_with_numpy_arrays(engine: NativeEngine) -> None:
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(0, 3), (4, 0), (0, 0)])
-def test_declared_states_without_steps_or_rows(engine: NativeEngine, steps: int, rows: int) -> None:
+def test_declared_states_are_returned_without_steps_or_rows(engine: NativeEngine, steps: int, rows: int) -> None:
     program = cells.get("slstm").program(4, 6)
     inputs, _, parameters = random_arguments(program, steps, rows)
     found = run_on(engine, program, steps, inputs, None, parameters)

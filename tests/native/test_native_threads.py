@@ -58,7 +58,7 @@ def test_idle_threads_sleep() -> None:
     assert float(run_python(source)) < 0.05
 
 
-def test_concurrent_callers_of_one_engine() -> None:
+def test_concurrent_callers_can_share_one_engine() -> None:
     program = cells.get("lstm").program(40, 40)
     arguments = random_arguments(program, 40, 20)
     wanted = flat(run_on(NativeEngine(1), program, 40, *arguments))
@@ -92,7 +92,7 @@ from throughtime.engines.native import NativeEngine
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system can't pin processes")
-def test_same_bits_while_threads_compete_for_a_processor() -> None:
+def test_results_are_the_same_while_threads_compete_for_a_processor() -> None:
     # The first thread releases the others at some point that varies, and finishes the run alone.
     source = CROWDED + (
         "shapes = [('lstm', 256, 60, 1, None), ('gru', 256, 60, 2, [2] * 30 + [1] * 30), ('lstm', 64, 60, 40, None),\n"
@@ -147,6 +147,6 @@ def test_the_environment_variable_selects_the_instruction_set() -> None:
     )  # the baseline has no FMA, so it rounds differently
 
 
-def test_an_unknown_instruction_set_is_refused() -> None:
+def test_an_unknown_instruction_set_is_rejected() -> None:
     source = PREPARE + "\ntry: run()\nexcept ValueError as error: print(error)"
     assert "no instruction set named mmx" in run_python(source, THROUGHTIME_ISA="mmx")

@@ -40,7 +40,7 @@ def test_most_cells_only_multiply_their_input() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(cells.names()) - TAKE_X_ITSELF))
-def test_token_ids_in_every_cell_that_only_multiplies_its_input(engine: NativeEngine, name: str) -> None:
+def test_token_ids_work_in_every_cell_that_only_multiplies_its_input(engine: NativeEngine, name: str) -> None:
     for program in family(over_token_ids(name)):
         for steps, rows, sizes in ((9, 3, None), (6, 5, LENGTHS), (12, 70, None)):  # the last one: several chunks
             arguments = random_arguments(program, steps, rows)
@@ -69,7 +69,7 @@ def test_token_ids_with_projected_weights_match_embedded_vectors(name: str) -> N
     packed=st.booleans(),
     reverse=st.booleans(),
 )
-def test_the_same_bits_for_any_number_of_threads(
+def test_results_are_the_same_for_any_number_of_threads(
     rows: int, steps: int, hidden: int, ragged: bool, packed: bool, reverse: bool
 ) -> None:
     forward = over_token_ids("lstm", 7, hidden)
@@ -81,7 +81,7 @@ def test_the_same_bits_for_any_number_of_threads(
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_same_bits_with_work_for_every_thread(engine: NativeEngine, packed: bool) -> None:
+def test_results_are_the_same_if_every_thread_has_work(engine: NativeEngine, packed: bool) -> None:
     steps, rows = 60, 40
     sizes = [max(0, 37 - t * t // 80) for t in range(steps)]
     for program in family(over_token_ids("lstm", 7, 260)):
@@ -104,7 +104,7 @@ def test_segments_have_the_same_bits_as_an_undivided_run() -> None:
 
 
 @pytest.mark.parametrize("of", ["native", "reference"])
-def test_first_and_second_derivatives(of: str) -> None:
+def test_first_and_second_derivatives_match_finite_differences(of: str) -> None:
     program, engine = over_token_ids("lstm", 7, 3), operator.get(of)
     inputs, states, parameters = random_arguments(program, 3, 2)
     leaves = [t.requires_grad_() for t in (*states, *parameters)]
@@ -155,7 +155,7 @@ def test_one_hot_inputs_survive_saving() -> None:
         from_json(json.dumps(content))
 
 
-def test_a_product_with_token_ids_that_accumulates_into_another(engine: NativeEngine) -> None:
+def test_a_product_with_token_ids_can_accumulate_into_another(engine: NativeEngine) -> None:
     """In `W x + V x` one product accumulates into the other."""
     width = 20
     body = (
@@ -189,7 +189,7 @@ def engines() -> list[Engine]:
 
 
 @pytest.mark.parametrize("chosen", engines(), ids=lambda e: e.name)
-def test_as_an_operator_in_a_compiled_graph(chosen: Engine) -> None:
+def test_the_operator_with_token_ids_passes_opcheck(chosen: Engine) -> None:
     program = over_token_ids("lstm", 7, 3)
     inputs, states, parameters = random_arguments(program, 4, 2)
     told = chosen.name, program.text, 4, None, False, None

@@ -1,4 +1,4 @@
-"""The benchmark's cases, which are timed here and whose results a test checks."""
+"""The benchmark's cases. A test also checks the results of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OWN = {peephole_lstm.name: peephole_lstm}
 # Tolerances relative to torch's results. States carry over each step's float32 rounding error of about 1, and gradients
 # pass through the steps a second time. On long sequences torch accumulates bias gradients one by one and deviates more
 # than the engine, which adds partial sums. On text of random tokens, each contestant trains from its own initial
-# weights and reaches the loss that chance allows.
+# weights and reaches the loss of random guessing.
 _EPSILON = 2.0**-23
 _BOUNDS = {
     FORWARD: 32 * _EPSILON,
@@ -80,7 +80,7 @@ class Case:
 
     @property
     def shape(self) -> str:
-        """The size in words."""
+        """A readable description of the size, such as "batch 32, hidden 256, 50 steps"."""
         unlike = f"input {self.input_size}, " if self.input_size != self.hidden else ""
         return f"batch {self.batch}, {unlike}hidden {self.hidden}, {self.steps:,} steps"
 
@@ -186,7 +186,7 @@ CASES: Sequence[Case] = (
     *_grid((TEXT,), ("lstm", "gru"), (50,), (128,), 50),
 )
 
-# Small sizes, and one case of each kind first, because a slow or busy machine doesn't get to the last ones.
+# Small sizes, and one case of each kind first, because a slow or busy machine may not reach the last ones.
 QUICK: Sequence[Case] = (
     *_grid((TRAINING, FORWARD), ("lstm",), (16,), (64,)),
     *_grid((STREAMING,), ("lstm",), (1,), (64,), 200),

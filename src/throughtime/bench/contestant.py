@@ -1,4 +1,4 @@
-"""The interface of a contestant: prepare a case as a call to be timed and a way to read its results."""
+"""The interface of a contestant, which prepares a case as a call to time and a function that reads its results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Contestant(Protocol):
     def packages(self) -> tuple[str, ...]: ...
 
     def takes(self, case: Case) -> bool:
-        """Whether it supports a case."""
+        """Return whether it supports a case."""
         ...
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

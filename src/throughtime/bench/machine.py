@@ -53,7 +53,7 @@ class Machine:
 def _processor() -> str:
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    cpuinfo = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
     # x86 reports a model name, although a virtual machine's may cover several generations; others split it over lines.
-    name = told.get("model name") or told.get("Model") or platform.processor() or platform.machine()
-    return f"{name} (family {told['cpu family']}, model {told['model']})" if "cpu family" in told else name
+    name = cpuinfo.get("model name") or cpuinfo.get("Model") or platform.processor() or platform.machine()
+    return f"{name} (family {cpuinfo['cpu family']}, model {cpuinfo['model']})" if "cpu family" in cpuinfo else name

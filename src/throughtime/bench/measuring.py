@@ -99,7 +99,7 @@ def measure_all(
             the time.
 
     Returns:
-        One measurement per case, in the same order; without the cases that there was no time for.
+        One measurement per case, in the same order. Cases that there was no time for are omitted.
 
     Raises:
         UserError: if the native engine is not available.
@@ -194,7 +194,7 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def _repeats(case: Case) -> int:
-    """Return what to divide a call's time by: the number of steps if single steps are measured."""
+    """Return the divisor of a call's time: the number of steps if single steps are measured, otherwise 1."""
     return case.steps if case.mode == STREAMING else 1
 
 

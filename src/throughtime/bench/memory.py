@@ -21,10 +21,10 @@ _MIN_STEPS = 20  # in the warm-up call
 def peak_memory(contestant: Contestant, case: Case, threads: int) -> int:
     """Return the peak memory of a call in bytes, excluding its inputs and results."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(_peak_here, contestant, case, threads).result()
+        return process.submit(_peak_in_this_process, contestant, case, threads).result()
 
 
-def _peak_here(contestant: Contestant, case: Case, threads: int) -> int:
+def _peak_in_this_process(contestant: Contestant, case: Case, threads: int) -> int:
     torch.set_num_threads(threads)
     # Load everything that is initialized once, with a call so short that it leaves almost no memory behind.
     short = replace(case, steps=min(case.steps, _MIN_STEPS))

@@ -1,4 +1,4 @@
-"""Run recurrent modules, ours and torch's in the same way."""
+"""Run our recurrent modules and torch's in the same way."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def ready_module(module: nn.Module, case: Case, arguments: Arguments, *, packed:
         module: returns the output and the state.
         case: the case.
         arguments: the case's arrays.
-        packed: whether to pass a packed batch as such, or padded.
+        packed: whether the module of a case with packed batches gets a PackedSequence; otherwise a padded tensor.
     """
     if not case.trains:
         return Ready(lambda: _forward(module, arguments.x), lambda y: {"output": y.numpy()})

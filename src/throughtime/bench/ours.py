@@ -21,16 +21,16 @@ class _Ours:
 
 
 class Layer(_Ours):
-    """The layer a user has: torch's drop-in, or `Recurrent` with a user-defined cell; frozen for forward passes."""
+    """The usual layer: torch's drop-in, or `Recurrent` with a user-defined cell; frozen for forward passes."""
 
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Accept whole sequences."""
+        """Support only whole sequences."""
         return case.mode not in (STREAMING, LONG, TEXT)
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Prepare the module like any other."""
+        """Prepare the module (see `ready_module`)."""
         return ready_module(_layer(case, arguments), case, arguments)
 
 
@@ -40,11 +40,11 @@ class Thawed(_Ours):
     name = "throughtime thawed"
 
     def takes(self, case: Case) -> bool:
-        """Accept forward passes."""
+        """Support only forward passes."""
         return case.mode == FORWARD
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Prepare the module like any other."""
+        """Prepare the module (see `ready_module`)."""
         return ready_module(_layer(case, arguments, frozen=False), case, arguments)
 
 
@@ -54,11 +54,11 @@ class Stepwise(_Ours):
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Accept single steps."""
+        """Support only single steps."""
         return case.mode == STREAMING
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Let the stream keep the state."""
+        """Prepare a stream, which keeps the state between calls."""
         from throughtime.streaming import Stream
 
         stream = Stream(_layer(case, arguments), rows=case.batch)
@@ -79,11 +79,11 @@ class Checkpointed(_Ours):
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Accept long sequences."""
+        """Support only long sequences."""
         return case.mode == LONG
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Prepare the module like any other."""
+        """Prepare the module (see `ready_module`)."""
         layer = _recurrent(case, arguments, checkpoint_every=case.checkpoint_every)
         ready = ready_module(layer, case, arguments)
         read = ready.results
@@ -97,7 +97,7 @@ class BuiltIn(_Ours):
     name = "throughtime lstm"
 
     def takes(self, case: Case) -> bool:
-        """Accept user-defined cells."""
+        """Support only user-defined cells."""
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -113,7 +113,7 @@ class Padded(_Ours):
     name = "throughtime padded"
 
     def takes(self, case: Case) -> bool:
-        """Accept packed batches."""
+        """Support only packed batches."""
         return case.mode == PACKED
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -127,11 +127,11 @@ class AllResiduals(_Ours):
     name = "throughtime, all kept"
 
     def takes(self, case: Case) -> bool:
-        """Accept long sequences."""
+        """Support only long sequences."""
         return case.mode == LONG
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Prepare the module like any other."""
+        """Prepare the module (see `ready_module`)."""
         return ready_module(_layer(case, arguments), case, arguments)
 
 

@@ -1,4 +1,4 @@
-"""A user-defined cell that no library has built in, and the same step written by hand for other libraries."""
+"""A user-defined cell that no library has built in, and a hand-written step of it for other libraries."""
 
 from __future__ import annotations
 

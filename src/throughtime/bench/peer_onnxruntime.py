@@ -24,7 +24,7 @@ class OnnxRuntime:
     is_ours = False
 
     def takes(self, case: Case) -> bool:
-        """Accept built-in cells without gradients."""
+        """Support only built-in cells without gradients."""
         return case.is_built_in and case.mode in (FORWARD, STREAMING)
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

@@ -27,11 +27,11 @@ class TorchLayer(_Torch):
     name = "torch"
 
     def takes(self, case: Case) -> bool:
-        """Accept built-in cells; a single step is a sequence of length one."""
+        """Support only built-in cells; a single step is a sequence of length one."""
         return case.is_built_in and case.mode != TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Prepare the module like any other."""
+        """Prepare the module (see `ready_module`)."""
         layer = getattr(nn, torch_name(case))(case.input_size, case.hidden)
         filled(layer, stored(case, arguments))
         if case.mode != STREAMING:
@@ -54,7 +54,7 @@ class TorchCell(_Torch):
     name = "torch cell"
 
     def takes(self, case: Case) -> bool:
-        """Accept single steps."""
+        """Support only single steps."""
         return case.mode == STREAMING
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -79,7 +79,7 @@ class TorchLoop(_Torch):
     name = "torch loop"
 
     def takes(self, case: Case) -> bool:
-        """Accept user-defined cells."""
+        """Support only user-defined cells."""
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

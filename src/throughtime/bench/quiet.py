@@ -7,7 +7,7 @@ from functools import cache
 from typing import NamedTuple
 
 _PEAK = 0.01  # seconds of arithmetic
-_FIRST = 30  # initial looks that establish the machine's best
+_FIRST = 30  # initial measurements, the best of which is the reference
 MIN_PEAK, MAX_HANDOVER = 0.9, 2.0  # relative to the best seen
 
 
@@ -24,7 +24,7 @@ class Look(NamedTuple):
 
 
 class Quiet:
-    """Detect moments in which nothing else uses the processors.
+    """Detect whether other processes or virtual machines currently use the processors.
 
     Args:
         threads: the number of threads to be used.
@@ -39,7 +39,7 @@ class Quiet:
     def look(self) -> Look:
         """Measure the current state of the processors."""
         now, best = self._measured(), self.best
-        # Two threads that share a core have a short handover but are slow: ignore their handover.
+        # Two threads that share a core have a short handover but low arithmetic rates: ignore their handover.
         if best.peak < MIN_PEAK * now.peak:
             self.best = now
         elif now.peak >= MIN_PEAK * best.peak:
@@ -47,7 +47,7 @@ class Quiet:
         return now
 
     def held(self, look: Look) -> bool:
-        """Whether the processors were nearly as fast as in the best look so far."""
+        """Return whether the processors were nearly as fast as in the best measurement so far."""
         return look.peak >= MIN_PEAK * self.best.peak and look.handover <= MAX_HANDOVER * self.best.handover
 
     def _measured(self) -> Look:

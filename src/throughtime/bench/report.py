@@ -196,7 +196,7 @@ class Report:
             return f"{disturbed} They are excluded."
         return (
             f"{disturbed} {f'{left_out} of them are excluded; the' if left_out else 'The'} sizes marked"
-            f"{_UNRELIABLE} had too few other rounds, so theirs count, and their figures are unreliable."
+            f"{_UNRELIABLE} had too few undisturbed rounds; their figures include disturbed ones and are unreliable."
         )
 
     def _summary_lines(self) -> Iterator[str]:

@@ -26,7 +26,7 @@ _RATE, _DROPOUT, _CLIP = 0.004, 0.1, 1.0
 
 
 class _Training(NamedTuple):
-    """A training's median seconds per step, and the last step's loss."""
+    """A training run's median seconds per step, and the loss of its last step."""
 
     seconds: float
     loss: float
@@ -40,7 +40,7 @@ class TrainCommand:
     is_ours = True
 
     def takes(self, case: Case) -> bool:
-        """Text."""
+        """Support only training on text."""
         return case.mode == TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -86,7 +86,7 @@ class TorchTraining:
     is_ours = False
 
     def takes(self, case: Case) -> bool:
-        """Text."""
+        """Support only training on text."""
         return case.mode == TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -132,7 +132,7 @@ def _ready(run: Any) -> Ready:
 
 
 def _tokens(case: Case) -> Tensor:
-    """Draw random tokens, `[T, B]` for all steps of a training."""
+    """Draw random tokens, `[T, B]` for all steps of a training run."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(_TOKENS, (_STEPS * case.steps + 1, case.batch), generator=generator)
 

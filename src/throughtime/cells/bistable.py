@@ -1,4 +1,4 @@
-"""Bistable cells, whose units feed back to themselves and, if this is strong, hold one of two states forever."""
+"""Bistable cells, whose units feed back to themselves and, with strong feedback, hold one of two states."""
 
 from throughtime.language import affine, cell, linear, parameter, sigmoid, tanh
 

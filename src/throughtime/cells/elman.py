@@ -1,4 +1,4 @@
-"""Plain recurrent networks, whose units see the layer's previous value."""
+"""Plain recurrent networks, whose units read the layer's previous value."""
 
 from throughtime.language import activate, affine, cell, concat, linear, parameter, sigmoid, state
 

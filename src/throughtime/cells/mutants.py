@@ -1,7 +1,7 @@
 """The three best cells of an evolutionary search. An update gate of 1 takes the new value, 0 keeps the old one.
 
-They add x itself to what the units see, so it should have the width of the layer, as an embedding may have; any other x
-is multiplied by a matrix first.
+They add x itself to the input of the units, so x should have the width of the layer, as an embedding may have; any
+other x is multiplied by a matrix first.
 """
 
 from throughtime.language import affine, cell, linear, sigmoid, tanh

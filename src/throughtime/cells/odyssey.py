@@ -1,4 +1,4 @@
-"""The LSTM with peepholes, and its variants from "LSTM: A Search Space Odyssey", each of which changes one thing."""
+"""The LSTM with peepholes, and its variants from "LSTM: A Search Space Odyssey", each of which changes one feature."""
 
 from throughtime.language import activate, affine, cell, named, parameter, sigmoid, state, tanh
 

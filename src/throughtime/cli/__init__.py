@@ -20,7 +20,7 @@ def main() -> int:
     try:
         return run()
     finally:
-        gc.freeze()  # at exit, Python would look for garbage among torch's objects, for longer than some commands take
+        gc.freeze()  # collecting garbage among torch's objects at exit takes longer than some commands
 
 
 def _without_packages(arguments: Sequence[str], missing: str) -> int:

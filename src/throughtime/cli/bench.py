@@ -71,7 +71,7 @@ def bench(
 
         def begin(case: Case) -> None:
             share = next(numbers) / len(chosen)
-            if quick:  # the time is limited, so no longer time is left than the limit leaves
+            if quick:  # the time limit may end the benchmark before the last case
                 share = max(share, (time.perf_counter() - started) / _QUICK_LIMIT)
             display.progress("measuring", min(_FINE - 1, round(_FINE * share)), _FINE, case.name)
 
@@ -93,6 +93,6 @@ def bench(
         raise typer.Exit(REFUSED)
 
 
-_FINE = 1000  # the resolution of the progress
+_FINE = 1000  # the resolution of the progress bar
 _SECONDS = {False: 1.0, True: 0.5}
-_QUICK_LIMIT = 45.0  # seconds after which a quick benchmark begins no further case, to end within a minute
+_QUICK_LIMIT = 45.0  # seconds after which a quick benchmark starts no further case, so that it ends within a minute

@@ -97,6 +97,6 @@ def _run(path: Path) -> ModuleType:
 
 def _line(path: Path, error: Exception) -> str:
     if isinstance(error, SyntaxError):
-        return ""  # its message already has the line
+        return ""  # its message already includes the line
     own = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.resolve())]
     return f", line {own[-1]}," if own else ""

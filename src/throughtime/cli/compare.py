@@ -24,7 +24,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="N",
-            help="Parameters per network, such as 200k. Default: those of an LSTM with --hidden units.",
+            help="Parameters per network, such as 200k. Default: as many as an LSTM with --hidden units has.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -38,7 +38,9 @@ def compare(
     ] = 3,
     jobs: Annotated[
         int,
-        typer.Option(metavar="N", help="Runs trained in parallel; not with --minutes.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="N", help="Runs to train in parallel; can't be combined with --minutes.", rich_help_panel=_PANEL
+        ),
     ] = 1,
     as_json: Annotated[bool, json_option(_PANEL)] = False,
     **given: Any,

@@ -41,7 +41,7 @@ def export(
     An ONNX file takes token ids or numbers and the state, and returns the head's output (for text, the logits) and the
     state after the last step.
 
-    Its metadata hold the task and its codecs, such as the vocabulary.
+    The file's metadata contain the task and its codecs, such as the vocabulary.
 
     A C source file comes with a header, computes one step per call, and needs only math.h.
 

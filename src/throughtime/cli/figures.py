@@ -19,6 +19,6 @@ def evaluation_rows(task: Task[Any], figures: Mapping[str, Any]) -> list[tuple[s
     own = {name: value for name, value in figures.items() if name != "baselines"}
     rows = task.figure_rows(own)
     for name, baseline in figures.get("baselines", {}).items():
-        told = ", ".join(f"{label} {value}" for label, value in task.figure_rows(baseline)[: task.baseline_rows])
-        rows.append(("baseline", f"{name}: {told}"))
+        metrics = ", ".join(f"{label} {value}" for label, value in task.figure_rows(baseline)[: task.baseline_rows])
+        rows.append(("baseline", f"{name}: {metrics}"))
     return rows

@@ -67,7 +67,7 @@ def horizon(
     With --cell, an untrained network reads random tokens. A plain RNN's horizon is typically about ten steps.
     """
     if (run is None) == (not cell):
-        raise UserError("pass either RUN (a trained network's directory) or --cell NAME (an untrained network).")
+        raise UserError("pass either RUN (a trained network's directory) or --cell NAME (an untrained network)")
     for name, value, least in (
         ("--lags", lags, 1), ("--steps", steps, 2), ("--streams", streams, 1), ("--seeds", seeds, 1)
     ):  # fmt: skip
@@ -86,7 +86,7 @@ def horizon(
         found, losses = {str(opened.path): reach.by_lag}, reach.losses
     else:
         if data:
-            raise UserError("--data requires RUN; an untrained network reads random tokens.")
+            raise UserError("--data requires RUN; an untrained network reads random tokens")
         fields = {
             "hidden": hidden, "layers": layers, "init": init, "forget_bias": forget_bias, "engine": engine
         }  # fmt: skip
@@ -202,6 +202,6 @@ def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
 
 
 def _shortened(curves: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """Cut the curves where the last of them leaves the plot."""
+    """Cut all curves at the lag where the last of them drops below the plot."""
     seen = [n for curve in curves.values() for n, value in enumerate(curve) if value >= 10.0**-_DECADES]
     return {name: curve[: max(seen, default=0) + 2] for name, curve in curves.items()}

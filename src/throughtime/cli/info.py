@@ -47,11 +47,11 @@ def info(
 
 
 def _show_file(file: ModelFile, as_json: bool) -> None:
-    told, count = file.description, file.parameters
+    description, count = file.description, file.parameters
     if as_json:
-        show_json({"file": str(file.path), "parameters": count, "dtype": file.dtype, **told.data})
+        show_json({"file": str(file.path), "parameters": count, "dtype": file.dtype, **description.data})
         return
-    rows = [("model", told.model), ("made with", _settings(told.settings))]
+    rows = [("model", description.model), ("made with", _settings(description.settings))]
     rows.append(("weights", f"{count:,} ({file.dtype})"))
     if file.task is not None:
         rows.append(("task", file.task.name))
@@ -60,7 +60,7 @@ def _show_file(file: ModelFile, as_json: bool) -> None:
                 rows.append((name, f"{codec}"))
     console().print(f"[bold]{file.path}[/]", markup=True)
     show_rows(rows, "  ")
-    for depth, program in enumerate(told.programs):
+    for depth, program in enumerate(description.programs):
         console().print(f"[bold]Layer {depth}[/]")
         print(program)
 

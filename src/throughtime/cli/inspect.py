@@ -59,7 +59,7 @@ def inspect(
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The page is a single file that opens in any browser and loads nothing from elsewhere."""
+    """The page is a single file that opens in any browser and works offline."""
     from throughtime.runs import Run
 
     if text is not None and data:

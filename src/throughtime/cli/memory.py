@@ -13,7 +13,7 @@ from throughtime.cli.output import starting
 from throughtime.cli.study import cells_option, json_option, run_study
 from throughtime.errors import UserError
 
-_STUDY, _CURES, _TRAINING = "What to measure", "Cures", "Training"
+_STUDY, _REMEDIES, _TRAINING = "What to measure", "Remedies", "Training"
 
 
 def memory(
@@ -37,18 +37,18 @@ def memory(
     as_json: Annotated[bool, json_option(_STUDY)] = False,
     forget_bias: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Initial forget-gate bias. Default: 1.", rich_help_panel=_CURES),
+        typer.Option(metavar="X", help="Initial forget-gate bias. Default: 1.", rich_help_panel=_REMEDIES),
     ] = None,
     orthogonal: Annotated[
-        bool, typer.Option("--orthogonal", help="Initialize recurrent weights orthogonally.", rich_help_panel=_CURES)
+        bool, typer.Option("--orthogonal", help="Initialize recurrent weights orthogonally.", rich_help_panel=_REMEDIES)
     ] = False,
     clip: Annotated[
-        float, typer.Option(metavar="X", help="Gradient clipping norm; 0 disables clipping.", rich_help_panel=_CURES)
+        float, typer.Option(metavar="X", help="Gradient clipping norm; 0 disables clipping.", rich_help_panel=_REMEDIES)
     ] = 1.0,
     chrono: Annotated[
         bool,
         typer.Option(
-            "--chrono", help="Initialize gate biases from the lag (chrono initialization).", rich_help_panel=_CURES
+            "--chrono", help="Initialize gate biases from the lag (chrono initialization).", rich_help_panel=_REMEDIES
         ),
     ] = False,
     hidden: Annotated[

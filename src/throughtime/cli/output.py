@@ -26,7 +26,7 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=piped, width=_UNBOUNDED if piped else None)
 
 
-_UNBOUNDED = 100_000  # columns, more than any table has
+_UNBOUNDED = 100_000  # columns; wider than any table
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def starting() -> Iterator[None]:
 
 
 def announce(run: Run, data: Sequence[str] = ()) -> None:
-    """Print to standard error which run is used and what it reads."""
+    """Print the run and its input to standard error."""
     layers = run.config.network.layers_in_words
     what = f"run {display_path(run.path)} ({run.config.task.task}, {layers}{'' if run.finished else f', {run.state}'})"
     names = ["standard input" if name == "-" else display_path(name) for name in data]
@@ -88,7 +88,7 @@ def show_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
     out = console()
     for label, text in rows:
         first = f"{indent}{label:<{width}}"
-        if out.width - len(first) < _RIBBON or not out.is_terminal:
+        if out.width - len(first) < _MIN_WRAPPED or not out.is_terminal:
             print(first + text)
         else:
             print(textwrap.fill(text, out.width, initial_indent=first, subsequent_indent=" " * len(first)))
@@ -107,4 +107,4 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console().print(table)
 
 
-_RIBBON = 20  # columns; narrower columns are not wrapped
+_MIN_WRAPPED = 20  # columns; narrower columns are not wrapped

@@ -26,7 +26,7 @@ def cells_option(panel: str, purpose: str = "The cells") -> Any:
 
     Args:
         panel: its heading in the help.
-        purpose: what the cells are used for, as the start of a sentence.
+        purpose: the use of the cells, as the start of a sentence.
     """
     return typer.Option(
         metavar="NAMES", help=f"{purpose}, separated by commas; each is {CELL_HELP}.", rich_help_panel=panel

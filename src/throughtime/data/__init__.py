@@ -1,1 +1,1 @@
-"""Read files and encode them for networks. Needs no torch."""
+"""Read files and encode them for networks, without torch."""

@@ -22,8 +22,8 @@ class Batch(NamedTuple):
         terms: the divisor of the summed loss of this process's rows: the weighted number of targets of the batch in
             all processes, divided by the number of processes. The mean of the quotients over all processes is then the
             mean loss of the whole batch.
-        branches: the number of last steps that each continue from the state before them, in parallel, instead of from
-            one another.
+        branches: the number of final steps that run in parallel, each from the state before the first of them, instead
+            of one after another.
     """
 
     inputs: NDArray[np.int64] | NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Knob settings of a device: constant inputs of a network next to the sound. Requires only NumPy."""
+"""Knob settings of a device, which a network reads as constant inputs along with the sound. Requires only NumPy."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ class DeviceInput(Waveform):
         return np.array(values, np.float32)
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         return {**super().to_data(), "kind": "device_input", "knobs": list(self.knobs)}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         knobs = data.get("knobs")
         if not isinstance(knobs, list) or not all(isinstance(name, str) for name in knobs):
-            raise DataError(f"damaged knobs: expected a list of names, got {knobs!r:.200}")
+            raise DataError(f"damaged knob names: expected a list of names, got {knobs!r:.200}")
         return cls(data.get("rate", 0), data.get("channels", 0), tuple(knobs))
 
 

@@ -31,7 +31,7 @@ _SOURCES = (
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of a table, by what they hold; see `read_labeled`."""
+    """The columns of a table by their role; see `read_labeled`."""
 
     label: str | None
     text: str | None
@@ -99,7 +99,8 @@ def read_labeled(
         gaps: whether to append a feature `dt`, the time since the previous row of the sequence, and 0 in its first row:
             in microseconds for dates, otherwise in the column's unit.
         columns: the feature columns; all other numeric columns if None.
-        group_by: what a split must keep on one side: a column, or "text" to keep identical texts together.
+        group_by: a column, to keep sequences with equal values on one side of a split, or "text", to keep identical
+            texts on one side.
         encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
         min_labels: the minimum number of distinct labels. 0 is for data to predict: a table may then have no label,
             and the source may be a text file with one sequence per line.
@@ -270,7 +271,10 @@ def _features(table: Table, columns: _Columns) -> tuple[list[str], list[str]]:
         for column in given:
             table.check(column, "columns")
             if column in used:
-                raise DataError(f"column {column!r} is used both as a feature and otherwise; remove it from one.")
+                raise DataError(
+                    f"column {column!r} can't be a feature, because another option names it; remove it from "
+                    f"{option('columns')}."
+                )
         if not given or len(set(given)) < len(given):
             raise DataError(f"{option('columns')} must name one or more distinct columns, got {list(given)}.")
         return list(given), []

@@ -52,7 +52,7 @@ def read_labeled_sounds(
     if label_pattern is None:
         if group_by is not None:
             raise DataError(
-                f"{option('group_by')} must name a group in {option('label_pattern')} for sounds, but that isn't set"
+                f"{option('group_by')} must name a group in {option('label_pattern')} for sounds; set that option too"
             )
         if all(file.parent != path for file, path in files) or min_labels:
             labels = [display_path(file.parent.name) for file, _ in files]

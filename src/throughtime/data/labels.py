@@ -61,15 +61,15 @@ class Labels:
         return [self.names[k] for k in np.asarray(ids, np.int64)]
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads, in types that JSON supports."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         return {"kind": "labels", "names": list(self.names)}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         names = data.get("names") if isinstance(data, Mapping) else None
         if not isinstance(names, list):

@@ -17,7 +17,7 @@ def fit_predictor(blocks: Callable[[], Sequence[Array]], order: int) -> Array:
     """Fit the least-squares prediction of a sample from the samples before it.
 
     Args:
-        blocks: a function that returns independent stretches of the signal, each `[n]`.
+        blocks: a function that returns independent excerpts of the signal, each `[n]`.
         order: the number of samples to predict from.
 
     Returns:
@@ -89,7 +89,7 @@ def _intervals(low: Array, high: Array, scales: Array) -> Array:
     def cumulative(bounds: Array) -> Array:
         return np.asarray(0.5 * (1 + np.tanh(bounds[:, None] / (2 * scales))))
 
-    # Mirror intervals above 0, because the lower tail is computed more exactly.
+    # Mirror intervals above 0, because the lower tail is computed more accurately.
     flip = low > 0
     low, high = np.where(flip, -high, low), np.where(flip, -low, high)
     return np.maximum(cumulative(high) - cumulative(low), 1e-300)

@@ -17,7 +17,7 @@ from throughtime.errors import DataError
 
 WINDOW, HOP = 0.025, 0.010  # seconds, as usual for speech
 
-_LEAST = 1e-8  # the energy of digital silence
+_SILENCE = 1e-8  # the energy of digital silence
 _AT_ONCE = 4096  # windows to transform at a time
 
 
@@ -82,21 +82,21 @@ class LogMel:
         for start in range(0, len(frames), _AT_ONCE):
             spectrum = np.abs(np.fft.rfft(frames[start : start + _AT_ONCE] * shape, self._size)) ** 2
             found.append(spectrum @ self._triangles.T)
-        logarithms = np.log(np.maximum(np.concatenate(found), _LEAST))
+        logarithms = np.log(np.maximum(np.concatenate(found), _SILENCE))
         return logarithms - logarithms.mean() if self.level else logarithms
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         settings = {"window": self.window, "hop": self.hop, "bands": self.bands, "level": self.level}
         scaler = None if self.scaler is None else self.scaler.to_data()
         return {"kind": "log_mel", "waveform": self.waveform.to_data(), **settings, "scaler": scaler}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         waveform, scaler = data.get("waveform"), data.get("scaler")
         if not isinstance(waveform, dict) or not isinstance(scaler, dict):
@@ -119,7 +119,7 @@ class LogMel:
         rising = (frequencies - corners[:-2, None]) / np.diff(corners)[:-1, None]
         falling = (corners[2:, None] - frequencies) / np.diff(corners)[1:, None]
         triangles = np.maximum(0, np.minimum(rising, falling))
-        # A band narrower than the spacing of the frequencies uses the nearest one.
+        # A band narrower than the spacing of the frequencies uses the nearest frequency.
         for band in np.flatnonzero(triangles.sum(1) == 0):
             triangles[band, np.abs(frequencies - corners[band + 1]).argmin()] = 1
         return triangles

@@ -52,16 +52,16 @@ class RawSamples:
         return np.pad(signal, (0, steps * self.frame - len(signal))).reshape(steps, self.frame)
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         waveform = self.waveform.to_data()
         return {"kind": "raw_samples", "waveform": waveform, "frame": self.frame, "scale": self.scale}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         waveform, scale = data.get("waveform"), data.get("scale")
         if not isinstance(waveform, dict) or not isinstance(scale, float) or not 0 < scale < math.inf:

@@ -113,7 +113,7 @@ def read_rolls(
             parts[part] = other.part(part)[0]
             notes += other.notes
     if pieces.parts.keys() == {""}:
-        parts |= _shared_out(name, parts.pop(""), [x for x in ("test", "valid") if x not in parts], seed, share)
+        parts |= _with_missing_parts(name, parts.pop(""), [x for x in ("test", "valid") if x not in parts], seed, share)
     lacking = [part for part in ("train", "valid", "test") if not parts.get(part)]
     if lacking or "" in parts:
         has = ", ".join(part or "pieces outside a part" for part, rolls in pieces.parts.items() if rolls)
@@ -156,8 +156,10 @@ def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25)
     return found
 
 
-def _shared_out(name: str, rolls: list[Roll], wanted: Sequence[str], seed: int, share: float) -> dict[str, list[Roll]]:
-    """Split pieces into the training part and the parts still needed."""
+def _with_missing_parts(
+    name: str, rolls: list[Roll], wanted: Sequence[str], seed: int, share: float
+) -> dict[str, list[Roll]]:
+    """Split pieces into the training part and the missing parts."""
     if len(rolls) <= len(wanted):
         verbs = ["train", *("validate" if part == "valid" else part for part in wanted[::-1])]
         purposes = f"{', '.join(verbs[:-1])} and {verbs[-1]}"

@@ -63,15 +63,15 @@ class Scaler:
         return result
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads, in types that JSON supports, without loss of precision."""
+        """Convert to JSON-compatible data without loss of precision (see `of_data`)."""
         return {"kind": "scaler", "mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         try:
             mean, scale = (np.array(data[name], np.float64) for name in ("mean", "scale"))

@@ -69,7 +69,7 @@ class Segments:
         return self._groups * self._windows
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a step; steps count on across epochs."""
+        """Return the batch of a step, counted from 0 over all epochs."""
         epoch, rest = divmod(step, len(self))
         group, window = divmod(rest, self._windows)
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._starts))
@@ -108,7 +108,7 @@ def segment_starts(signals: Signals, segment: int, window: int, burn_in: int) ->
 
 
 class WholeSignals:
-    """Whole signals `[n, inputs + targets]` one after another; the state is carried from start to end of each.
+    """Whole signals `[n, inputs + targets]` one after another; the state is carried through each signal.
 
     Args:
         signals: the signals; the last column is the target.

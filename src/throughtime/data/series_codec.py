@@ -77,7 +77,7 @@ class Encoded:
         past: the past covariates `[N, P]` (float32).
         future: the future covariates `[N, F]` (float32), 0 where missing.
         known: the number of rows with future covariates in each series `[S]`.
-        static: the static covariates and, if the codec says so, the identity `[S, K]` (float32).
+        static: the static covariates and, if the codec includes it, the identity `[S, K]` (float32).
     """
 
     names: Sequence[str]
@@ -148,7 +148,7 @@ class SeriesCodec:
         line = self.timeline
         if (table.timeline.unit, table.timeline.step) != (line.unit, line.step):
             raise DataError(
-                f"{table.name} has a row every {table.timeline.text}, but the network was trained on a row every "
+                f"{table.name} has one row every {table.timeline.text}, but the network was trained on one row every "
                 f"{line.text}; resample the table."
             )
         unknown = [series.name for series in table.series if series.name not in self.scales]
@@ -203,7 +203,7 @@ class SeriesCodec:
         return np.concatenate(found) if found else np.zeros(0, np.float32)
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads, in types that JSON supports."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         return {
             "kind": "series",
             "columns": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.columns).items()},
@@ -220,10 +220,10 @@ class SeriesCodec:
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         try:
             columns: dict[str, Any] = {

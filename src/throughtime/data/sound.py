@@ -160,12 +160,12 @@ def common(recordings: Sequence[Recording], what: Literal["rate", "channels"]) -
     Raises:
         DataError: if they differ.
     """
-    first, (words, way_out) = recordings[0], _COMMON[what]
+    first, (words, advice) = recordings[0], _COMMON[what]
     for other in recordings:
         if getattr(other, what) != getattr(first, what):
             raise DataError(
                 f"the {words} differ: {first.name} has {getattr(first, what)}, {other.name} has "
-                f"{getattr(other, what)}; {option(what)} {way_out}"
+                f"{getattr(other, what)}; {option(what)} {advice}"
             )
     found: int = getattr(first, what)
     return found

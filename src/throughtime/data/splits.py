@@ -65,7 +65,7 @@ def split(
     if blocks.max() == 0:
         raise DataError("all sequences are in the same group; a split needs at least 2 groups.")
     if ids is None:
-        valid = _by_chance(blocks, share, seed)
+        valid = _random_blocks(blocks, share, seed)
         return Split(np.setdiff1d(np.arange(count), valid), valid, [])
 
     counts = np.bincount(ids, minlength=0 if names is None else len(names))
@@ -94,7 +94,7 @@ def split(
     return Split(np.setdiff1d(np.arange(count), valid), np.sort(valid), notes)
 
 
-def _by_chance(blocks: Indices, share: float, seed: int) -> Indices:
+def _random_blocks(blocks: Indices, share: float, seed: int) -> Indices:
     """Draw whole blocks at random, as close to the fraction as possible."""
     sizes = np.bincount(blocks)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -117,7 +117,7 @@ def _stratified_groups(ids: Indices, blocks: Indices, share: float, seed: int) -
     from sklearn.model_selection import StratifiedGroupKFold
 
     if np.bincount(ids).max() < 2:
-        return _by_chance(np.unique(blocks, return_inverse=True)[1], share, seed)
+        return _random_blocks(np.unique(blocks, return_inverse=True)[1], share, seed)
     small = share <= 0.5
     folds = max(2, round(1 / (share if small else 1 - share)))
     folds = min(folds, len(np.unique(blocks)), int(np.bincount(ids).max()))

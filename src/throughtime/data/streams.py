@@ -69,7 +69,7 @@ class Streams:
     def __getitem__(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return window `index`: inputs `[T, B]` and targets `[T, B]`, one step ahead."""
         if not 0 <= index < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
+            raise IndexError(f"window index must be from 0 to {len(self) - 1}, got {index}")
         first = index * self._window
         last = min(first + self._window, self.steps)
         positions = np.arange(first, last + 1)[:, None] + self._starts
@@ -77,7 +77,7 @@ class Streams:
         return tokens[:-1], tokens[1:]
 
     def batch(self, step: int) -> Batch:
-        """Return the window of a step, counted on across epochs; each epoch starts from the initial state."""
+        """Return the window of a step, counted from 0 over all epochs; each epoch starts from the initial state."""
         window = step % len(self)
         tokens, targets = self[window]
         return Batch(tokens, targets, None, None, window > 0, targets.size)

@@ -103,23 +103,23 @@ class Table:
             DataError: if a value is missing, infinite or not a number.
         """
         numbers, wrong = self._numbers(column)
-        leave_out = f"remove the column from {option('columns')}"
+        advice = f"remove the column from {option('columns')}"
         if numbers is None:
             raise DataError(
-                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; {leave_out}."
+                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; {advice}."
             )
         if wrong:
             value = self.frame[column][wrong[0]]
             raise DataError(
                 f"{self.name}: column {column!r} has {_count(wrong, 'value')} that "
                 f"{'is not a number' if len(wrong) == 1 else 'are not numbers'}, such as {value!r}; "
-                f"correct the file, or {leave_out}."
+                f"correct the file, or {advice}."
             )
         empty = np.flatnonzero(~np.isfinite(numbers)).tolist()
         if empty:
             raise DataError(
                 f"{self.name}: column {column!r} has {_count(empty, 'missing or infinite value')} "
-                f"among {len(self)} rows; fill these cells, drop their rows, or {leave_out}."
+                f"among {len(self)} rows; fill these cells, drop their rows, or {advice}."
             )
         return numbers
 
@@ -252,7 +252,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
         raise DataError(f"{name} is empty; expected a table with a header.") from None
     except (polars.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
-        if "more fields" in reason:  # polars adds advice on an argument that our users don't have
+        if "more fields" in reason:  # polars suggests an argument that our users can't set
             reason = "a row has more cells than the header has columns; quote cells that contain the separator."
         raise DataError(f"{name} is not a readable {kind} table: {reason}") from None
     if frame.height == 0:

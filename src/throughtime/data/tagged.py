@@ -18,7 +18,7 @@ _DOCUMENT = "-DOCSTART-"
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of the files, by what they hold; see `read_tagged`."""
+    """The columns of the files by their role; see `read_tagged`."""
 
     token: int | str
     tag: int | str | None
@@ -115,7 +115,7 @@ def _add_lines(found: Tagged, path: Path, columns: _Columns, encoding_errors: st
             raise DataError(f"{place}: expected {width} columns as in the previous lines, got {len(cells)}.")
         for keyword, column in numbers.items():
             if not -width <= column < width:
-                raise DataError(f"{place}: there is no column {column} ({option(keyword)}); the file has {width}.")
+                raise DataError(f"{place}: no column {column} ({option(keyword)}); the file has {width} columns.")
             if not cells[column]:
                 raise DataError(f"{place}: the {keyword.removesuffix('_column')} is empty.")
         if len({column % width for column in numbers.values()}) < len(numbers):

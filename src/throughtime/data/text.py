@@ -214,7 +214,7 @@ def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
                 raw = file.read(_PIECE)
                 final = not raw
                 if offset == 0:
-                    _refuse_other_than_text(source.name, raw[:_HEAD])
+                    _require_text(source.name, raw[:_HEAD])
                     if raw.startswith(codecs.BOM_UTF8):
                         raw, offset = raw[3:], 3
                 held_back = len(decoder.getstate()[0])  # bytes of a character that was cut at the end of a piece
@@ -238,7 +238,7 @@ def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
         raise _unreadable(source.name, error) from None
 
 
-def _refuse_other_than_text(name: str, head: bytes) -> None:
+def _require_text(name: str, head: bytes) -> None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{name} is UTF-16; convert it first (iconv -f UTF-16 -t UTF-8)")
     nul = head.find(b"\0")

@@ -133,7 +133,7 @@ class Timeline:
     ) -> tuple[Self, Integers]:
         """Return a timeline with intervals of equal length."""
         gaps = np.diff(stamps)[same]
-        _refuse_duplicates(cls(unit, 1, zoned=zoned), stamps, same, name)
+        _reject_duplicates(cls(unit, 1, zoned=zoned), stamps, same, name)
         if not step:
             if not len(gaps):
                 raise DataError(f"{name}: every series has only one row, so there is no interval between times.")
@@ -173,7 +173,7 @@ class Timeline:
         gaps = np.diff(positions)[same]
         if not step and (not len(gaps) or (gaps == 0).any()):
             return None  # single rows, or duplicates, which _fixed reports
-        _refuse_duplicates(cls("month", 1, day=day, zoned=zoned), positions, same, name)
+        _reject_duplicates(cls("month", 1, day=day, zoned=zoned), positions, same, name)
         if not step:
             steps, counts = np.unique(gaps, return_counts=True)
             step = int(steps[counts.argmax()])
@@ -250,10 +250,10 @@ class Timeline:
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            ValueError, TypeError: if the data is damaged.
+            ValueError, TypeError: if the data are damaged.
         """
         found = cls(**data)
         if found.unit not in ("us", "month", "number") or type(found.step) is not int or found.step < 1:
@@ -261,7 +261,7 @@ class Timeline:
         return found
 
 
-def _refuse_duplicates(line: Timeline, stamps: Integers, same: Any, name: str) -> None:
+def _reject_duplicates(line: Timeline, stamps: Integers, same: Any, name: str) -> None:
     duplicates = np.flatnonzero((np.diff(stamps) == 0) & same)
     if len(duplicates):
         first = line.label_of(int(stamps[duplicates[0]]))

@@ -37,7 +37,7 @@ class Decoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __call__(self, ids: Iterable[int], final: bool = False) -> str:
-        """Return the text that `ids` add; `final` says that no more ids will follow."""
+        """Return the text that `ids` add; `final` means that no more ids will follow."""
         return self._decoder.decode(b"".join(self._pieces[i] for i in ids), final)
 
 
@@ -91,15 +91,15 @@ class Vocabulary(ABC):
         """Serialize the vocabulary as JSON, for `from_json`."""
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         return {"kind": "vocabulary", "content": json.loads(self.to_json())}
 
     @staticmethod
     def of_data(data: Mapping[str, Any]) -> Vocabulary:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is not a vocabulary.
+            DataError: if the data are not a vocabulary.
         """
         return from_json(json.dumps(data.get("content")))
 
@@ -204,7 +204,7 @@ def from_json(text: str) -> Vocabulary:
 
         return tokens.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"not a vocabulary, or a damaged one: {error}") from None
+        raise DataError(f"invalid or damaged vocabulary: {error}") from None
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:

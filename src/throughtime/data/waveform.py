@@ -34,15 +34,15 @@ class Waveform:
         _require("channels", self.channels, 1, MAX_CHANNELS)
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         return {"kind": "waveform", "rate": self.rate, "channels": self.channels}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         return cls(data.get("rate", 0), data.get("channels", 0))
 
@@ -98,15 +98,15 @@ class Quantization(ABC):
         """Invert `compress`."""
 
     def to_data(self) -> dict[str, Any]:
-        """Return the representation that `of_data` reads."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         return {"kind": self.kind, "waveform": self.waveform.to_data(), "levels": self.levels}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the representation that `to_data` returns.
+        """Create an instance from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data is damaged.
+            DataError: if the data are damaged.
         """
         waveform = data.get("waveform")
         return cls(Waveform.of_data(waveform if isinstance(waveform, dict) else {}), data.get("levels", 0))

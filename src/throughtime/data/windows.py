@@ -26,7 +26,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         steps: the inputs `[n + m, B, features]` (float32): n steps of context, then m of the horizon; recursive windows
-            have one step less. Values after the origin are included only on request.
+            have one step fewer. Values after the origin are included only on request.
         last: the last value before the origin `[B]`, at the series' common scale.
     """
 

@@ -29,7 +29,7 @@ _log = logging.getLogger("throughtime")
 
 
 def names() -> tuple[str, ...]:
-    """The engines' names."""
+    """Return the engines' names."""
     return NAMES
 
 
@@ -38,7 +38,7 @@ def get(name: str) -> Engine:
     """Look up an engine by name.
 
     Raises:
-        UserError: if there is none of that name; the message suggests the most similar one.
+        UserError: if there is no engine with that name; the message suggests the most similar one.
     """
     if name not in _HOMES:
         raise UserError(f"no engine named {name!r}{nearest(name, NAMES)} (choose from {', '.join(NAMES)}).")
@@ -75,7 +75,7 @@ def choose(name: str | None, program: Program, like: Tensor) -> Engine:
 
 @lru_cache(maxsize=64)  # reading a device's type is slow
 def kind_of(device: Any) -> str:
-    """The type of a torch device, such as "cpu", or NumPy's name for its device."""
+    """Return the type of a torch device, such as "cpu", or NumPy's name for its device."""
     return str(getattr(device, "type", device))
 
 

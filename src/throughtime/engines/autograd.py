@@ -1,7 +1,7 @@
 """Runs as differentiable functions for torch's autograd.
 
-The derivative of a run is a run of the gradient program, so derivatives of any order run on the same engine: the second
-    derivative is a run of the gradient program's gradient program.
+The derivative of a run is a run of the gradient program, so derivatives of any order run on the same engine. For
+example, a second derivative is a run of the gradient of the gradient program.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Pass(NamedTuple):
         segment_steps: the length of a segment for checkpointing long sequences. Only the states between segments are
             saved (the engine may round the length up), and the backward pass recomputes each segment. Gradients are
             bitwise the same. Second derivatives and taps still need the full memory. None saves all residuals.
-        tap: the values to hand out in addition to the result.
+        tap: the values to expose in addition to the result.
         own_outputs: the number of outputs before the residuals; all outputs if None.
     """
 
@@ -90,7 +90,7 @@ class Pass(NamedTuple):
         return this.differentiable(this.with_states(operands) if segmented else operands, as_operator=False)
 
     def execute(self, operands: Operands) -> Result:
-        """Run the program on the engine without autograd, and hand tapped values out."""
+        """Run the program on the engine without autograd, and pass tapped values to the tap."""
         if self.tap is None:
             return self.engine.run(self.program, operands, self.layout)
         program, found = with_outputs(self.program, self.tap.values, self.own)
@@ -104,7 +104,7 @@ class Pass(NamedTuple):
         return split(found, len(self.program.outputs), len(self.program.states))
 
     def on_torch(self, tensors: Sequence[Tensor]) -> Pass:
-        """The same pass on a traceable engine, chosen for these tensors."""
+        """Return the same pass on a traceable engine, chosen for these tensors."""
         if self.engine.traceable:
             return self
         fused = get("torch")
@@ -133,7 +133,7 @@ class Pass(NamedTuple):
         augmented = Pass(
             self.engine, with_residuals(program, wanted, self.tapped), self.layout, None, self.tap, self.own
         )
-        # Tapped values are handed out only once, so a run with a tap must not be repeated.
+        # A tap must receive its values only once, so a run with a tap must not be repeated.
         closed = closed or self.tap is not None
         given = _Run.apply(augmented, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
         every = split(given, len(given) - len(program.states) - len(program.reductions), len(program.states))
@@ -146,12 +146,12 @@ class Pass(NamedTuple):
         return operands._replace(states=declared_states(self.program, operands, self.layout))
 
     def backward(self, plan: Gradient) -> Pass:
-        """The pass of the gradient program."""
+        """Return the pass of the gradient program."""
         tap = None
         if self.tap is not None and self.tap.gradients:
             gradient_of = dict(zip(self.tapped, plan.seen, strict=True))
-            stretches = tuple(s._replace(value=gradient_of[s.value]) for s in self.tap.gradients)
-            tap = Tap(stretches, self.tap.receive_gradients)
+            slices = tuple(s._replace(value=gradient_of[s.value]) for s in self.tap.gradients)
+            tap = Tap(slices, self.tap.receive_gradients)
         return Pass(self.engine, plan.program, self.layout, self.segment_steps, tap)
 
     def fakes(self, program: Program, like: Tensor) -> list[Tensor]:
@@ -309,12 +309,12 @@ def _again(
 
 
 def _cotangents(gradients: Sequence[Tensor | None], outputs: int, states: int) -> tuple[Slots, Result]:
-    """The indices of results with a gradient, and the gradients split by kind (None where missing)."""
+    """Return the indices of results with a gradient, and the gradients split by kind (None where missing)."""
     return slots(outputs, states, tuple([g is not None for g in gradients])), split(gradients, outputs, states)
 
 
 def _filled(this: Pass, gradients: Sequence[Tensor | None], operands: Operands) -> list[Tensor]:
-    """The gradients of all final states; zeros where missing."""
+    """Return the gradients of all final states; zeros where missing."""
     states = this.with_states(operands).states or ()
     return [torch.zeros_like(s) if g is None else g for s, g in zip(states, gradients, strict=True)]
 
@@ -324,7 +324,7 @@ def _present(gradients: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameters: int) -> list[Tensor | None]:
-    """The results of the gradient program, in the order of the forward run's operands."""
+    """Return the results of the gradient program, in the order of the forward run's operands."""
     found: list[Tensor | None] = [None] * (inputs + states + parameters)
     for k, g in zip(wanted.vectors, result.outputs, strict=True):
         found[k] = g
@@ -336,7 +336,7 @@ def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameter
 
 
 def _operands(program: Program, tensors: Sequence[Tensor]) -> Operands:
-    """The inverse of `Operands.tensors`."""
+    """Return the inverse of `Operands.tensors`."""
     inputs, parameters = len(program.inputs), len(program.parameters)
     end = len(tensors) - parameters
     states = None if inputs == end and program.states else list(tensors[inputs:end])
@@ -349,17 +349,17 @@ def split(tensors: Sequence[Any], vectors: int, states: int) -> Result:
 
 
 def flat(result: Result) -> list[Tensor]:
-    """The inverse of `split`."""
+    """Return the inverse of `split`."""
     return [*result.outputs, *result.states, *result.reductions]
 
 
 @lru_cache(maxsize=512)
 def without_residuals(program: Program, own: int) -> Program:
-    """The program with only its first `own` outputs."""
+    """Return the program with only its first `own` outputs."""
     return replace(program, outputs=program.outputs[:own])
 
 
 @lru_cache(maxsize=1024)
 def slots(vectors: int, states: int, flags: tuple[bool, ...]) -> Slots:
-    """The indices of set flags, split into vectors, states and arrays."""
+    """Return the indices of set flags, split into vectors, states and arrays."""
     return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in split(flags, vectors, states)))

@@ -55,11 +55,11 @@ class Layout(NamedTuple):
     restore: Tensor | None = None
 
     def shape(self, width: int) -> tuple[int, ...]:
-        """The shape of an input or output of a given width."""
+        """Return the shape of an input or output of a given width."""
         return (sum(self.batch_sizes or ()), width) if self.packed else (self.steps, self.rows, width)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """The active rows `[N, width]` of `[T, B, width]`; unchanged unless packed."""
+        """Return the active rows `[N, width]` of `[T, B, width]`; unchanged unless packed."""
         if not self.packed:
             return padded
         return padded.flatten(0, 1).index_select(0, self._positions(padded.device))
@@ -84,7 +84,7 @@ class Layout(NamedTuple):
 
 
 def packed_positions(rows: int, batch_sizes: Sequence[int]) -> Tensor:
-    """The position of each packed row in padded data whose first two axes are flattened."""
+    """Return the position of each packed row in padded data whose first two axes are flattened."""
     import torch  # imported here because streaming runs without torch
 
     counts = torch.tensor(batch_sizes, dtype=torch.long)
@@ -108,10 +108,10 @@ class Result(NamedTuple):
 
 
 class Constants(tuple[Any, ...]):
-    """Parameters that won't change, so that an engine may cache what it derives from them.
+    """Parameters that won't change, so that an engine may cache values derived from them.
 
     Attributes:
-        cache: what engines have derived from the parameters.
+        cache: the values that engines have derived from the parameters.
     """
 
     def __init__(self, tensors: Iterable[Any]) -> None:
@@ -168,7 +168,7 @@ class Engine(Protocol):
         ...
 
     def chunk_steps(self, rows: int) -> int:
-        """The number of steps that are summed together in reductions.
+        """Return the number of steps that are summed together in reductions.
 
         A run divided into pieces of a multiple of this length, last steps first, each accumulating into the previous
         result, has the same bits as the whole run.

@@ -11,7 +11,7 @@ _Optional = Sequence[Tensor | None]
 
 
 def is_batched(cotangents: _Optional) -> bool:
-    """Whether a cotangent is batched by `torch.autograd.grad(..., is_grads_batched=True)`."""
+    """Return whether a cotangent is batched by `torch.autograd.grad(..., is_grads_batched=True)`."""
     return any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in cotangents)
 
 

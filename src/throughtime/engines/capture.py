@@ -36,24 +36,24 @@ _PLAIN_KEYS = _plain_keys()
 
 
 def needs_traceable(tensors: Sequence[Tensor], parameters: Sequence[Tensor] = ()) -> bool:
-    """Whether only a traceable engine can run on these tensors; takes the same arguments as `is_captured`."""
+    """Return whether only a traceable engine can run on these tensors; takes the same arguments as `is_captured`."""
     return is_captured(tensors, parameters) or is_transformed((*tensors, *parameters))
 
 
 def is_transformed(tensors: Iterable[Tensor]) -> bool:
-    """Whether a transform of torch.func (vmap, grad, jvp) is active, or a tensor has a forward-mode tangent."""
+    """Return whether a transform of torch.func (vmap, grad, jvp) is active, or a tensor has a forward-mode tangent."""
     return torch._C._functorch.maybe_current_level() is not None or has_tangent(tensors)
 
 
 def has_tangent(tensors: Iterable[Tensor]) -> bool:
-    """Whether a tensor has a forward-mode tangent."""
+    """Return whether a tensor has a forward-mode tangent."""
     if forward_ad._current_level < 0:
         return False
     return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
 
 
 def is_captured(tensors: Iterable[Tensor], parameters: Iterable[Tensor] = ()) -> bool:
-    """Whether torch records or interprets operations as they run, or a tensor is not plain memory (see `is_plain`).
+    """Return whether torch records or interprets operations, or a tensor is not plain memory (see `is_plain`).
 
     True under `torch.jit.trace` and the exporters built on it, under `make_fx` and every other dispatch mode, and for
     tensor subclasses and fake, functional, batched, nested and sparse tensors. False while `torch.compile` or
@@ -65,7 +65,7 @@ def is_captured(tensors: Iterable[Tensor], parameters: Iterable[Tensor] = ()) ->
 
 
 def is_graph_captured() -> bool:
-    """Whether `torch.compile` or `torch.export` captures a graph in which a run is one operator.
+    """Return whether `torch.compile` or `torch.export` captures a graph in which a run is one operator.
 
     False for `torch.onnx.export`, which must write torch's own operations.
     """
@@ -73,19 +73,19 @@ def is_graph_captured() -> bool:
 
 
 def is_observed() -> bool:
-    """Whether a tracer or a dispatch mode is active; see `is_captured`."""
+    """Return whether a tracer or a dispatch mode is active; see `is_captured`."""
     return bool(_is_tracing() or _dispatch_modes() or _is_key_included(_PRE_DISPATCH))
 
 
 def are_plain(parameters: Iterable[Tensor]) -> bool:
-    """Whether parameters are plain memory, judged by their types; see `is_captured`."""
+    """Return whether parameters are plain memory, judged by their types; see `is_captured`."""
     return _PLAIN_TYPES.issuperset(map(type, parameters))
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is a dense CPU tensor, including negative views and zero tensors.
+    """Return whether a tensor is a dense CPU tensor, including negative views and zero tensors.
 
-    A tensor of the type `Parameter` always is, as torch doesn't give other tensors that type.
+    A tensor whose type is exactly `Parameter` always is, because torch doesn't use that type for other tensors.
     """
     kind = type(tensor)
     if kind is nn.Parameter:

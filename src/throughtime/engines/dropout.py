@@ -13,7 +13,7 @@ from throughtime.engines.operator import library
 
 
 def scale_of(dropout: float) -> float:
-    """The factor for elements that are not dropped, which preserves the mean."""
+    """Return the factor for elements that are not dropped, which preserves the mean."""
     return 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
 
 

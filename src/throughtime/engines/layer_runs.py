@@ -45,7 +45,7 @@ class LayerRun(NamedTuple):
         return TORCH_LAYERS[self.mode]
 
     def run(self, x: Tensor, states: Sequence[Tensor], stored: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Run the layer differentiably, to the same bits as a `Pass`.
+        """Run the layer differentiably; results are bit-identical to those of a `Pass`.
 
         Args:
             x: `[T, B, input]`.
@@ -59,7 +59,7 @@ class LayerRun(NamedTuple):
         return y, final
 
     def pieces(self, stored: Sequence[Tensor]) -> list[Any]:
-        """The program's parameters as the engine takes them."""
+        """Return the program's parameters as the engine takes them."""
         return self.layer.in_pieces(stored, bias=self.bias)
 
     def again(

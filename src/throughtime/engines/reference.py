@@ -161,7 +161,7 @@ class _Run:
         return sorted(id for id in after if phases[id] is Phase.STEP)
 
     def _packed(self, value: Tensor) -> Tensor:
-        """The active rows of all steps of an input."""
+        """Return the active rows of all steps of an input."""
         if self.layout.packed:
             return value
         if self.even:
@@ -169,12 +169,12 @@ class _Run:
         return torch.cat([value[t, :n] for t, n in enumerate(self.sizes)])
 
     def _everywhere(self, id: int) -> Tensor:
-        """A packed value, expanded if it is static."""
+        """Return a packed value, expanded if it is static."""
         value = _given(self.values[id])
         return value.expand(sum(self.sizes), -1)
 
     def _unpacked(self, value: Tensor) -> Tensor:
-        """A packed value in the layout of the outputs, 0 where a row is inactive."""
+        """Return a packed value in the layout of the outputs, 0 where a row is inactive."""
         if self.layout.packed:
             return value
         if self.even:

@@ -91,7 +91,7 @@ class Segments:
         """Run the backward pass.
 
         Args:
-            given: the outputs, final states and reductions that come with a gradient.
+            given: the outputs, final states and reductions whose gradients are given.
             wanted: the operands whose gradients are needed.
             operands: the operands of the forward run, with the states at the start of each segment as `run` returns
                 them.
@@ -120,7 +120,7 @@ class Segments:
         return -(-max(self.every, 1) // chunk) * chunk
 
     def _pieces(self) -> Iterator[_Piece]:
-        """The segments in forward order; the first one takes the remainder."""
+        """Return the segments in forward order; the first one takes the remainder."""
         length, steps = self._length, self.layout.steps
         for k in range(self.count - 1, -1, -1):
             begin, end = k * length, min((k + 1) * length, steps)
@@ -140,7 +140,7 @@ class Segments:
         return [array[start:stop] for array in arrays]
 
     def _empty(self, program: Program, states: Sequence[Tensor]) -> Result:
-        """The initial result, before the first segment."""
+        """Return the initial result, before the first segment."""
         like = states[0]
         shapes = [self.layout.shape(program.body[output.value].width) for output in program.outputs]
         outputs = [like.new_empty(shape) for shape in shapes]

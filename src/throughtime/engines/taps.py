@@ -1,4 +1,4 @@
-"""Taps, which hand out values of a run and their gradients in addition to its result."""
+"""Taps, which expose values of a run and their gradients in addition to its result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from throughtime.program.recording import Found, Stretch
+from throughtime.program.recording import Found, ValueSlice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tap:
-    """Values that a run hands out without affecting its result or autograd's graph.
+    """Values that a run exposes without affecting its result or autograd's graph.
 
     Attributes:
-        values: the stretches of the program's values to hand out.
-        receive: a function called after the run with one `[T, B, width]` tensor per stretch.
-        gradients: the stretches whose gradients are handed out too.
+        values: the slices of the program's values to expose.
+        receive: a function called after the run with one `[T, B, width]` tensor per slice.
+        gradients: the slices whose gradients are exposed too.
         receive_gradients: a function called after every backward pass with one `[T, B, width]` tensor per gradient.
     """
 
-    values: tuple[Stretch, ...]
+    values: tuple[ValueSlice, ...]
     receive: Callable[[list[Tensor]], None]
-    gradients: tuple[Stretch, ...] = ()
+    gradients: tuple[ValueSlice, ...] = ()
     receive_gradients: Callable[[list[Tensor]], None] = lambda gradients: None
 
     def take(self, outputs: Sequence[Tensor], found: Sequence[Found]) -> None:
-        """Hand out values from a run's outputs."""
+        """Pass values from a run's outputs to `receive`."""
         self.receive(
             [
                 outputs[f.output].detach()[..., f.start : f.start + s.width]
@@ -38,7 +38,7 @@ class Tap:
         )
 
     def mapped(self, form: Callable[[Tensor], Tensor]) -> Tap:
-        """The same tap with a function applied to each tensor it receives."""
+        """Return the same tap with a function applied to each tensor it receives."""
 
         def receive(values: list[Tensor]) -> None:
             self.receive([form(value) for value in values])
@@ -66,8 +66,8 @@ def merged(taps: Sequence[Tap]) -> Tap | None:
                 tap.receive_gradients([next(rest) for _ in tap.gradients])
 
     return Tap(
-        tuple(stretch for tap in taps for stretch in tap.values),
+        tuple(part for tap in taps for part in tap.values),
         receive,
-        tuple(stretch for tap in taps for stretch in tap.gradients),
+        tuple(part for tap in taps for part in tap.gradients),
         receive_gradients,
     )

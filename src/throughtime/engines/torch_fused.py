@@ -82,7 +82,7 @@ def _layer(program: Program) -> TorchLayer | None:
 
 
 def _backward(sizes: Tensor) -> Tensor:
-    """The permutation of packed rows that reverses each sequence in time; it is its own inverse."""
+    """Return the permutation of packed rows that reverses each sequence in time; it is its own inverse."""
     start = sizes.cumsum(0) - sizes
     rows = torch.cat([torch.arange(n) for n in sizes.tolist()])
     t = torch.repeat_interleave(torch.arange(len(sizes)), sizes)

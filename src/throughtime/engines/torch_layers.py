@@ -56,7 +56,7 @@ class TorchLayer:
         object.__setattr__(self, "_sources", {key: sources_of_gradients(of) for key, of in mappings.items()})
 
     def program(self, input_size: int, hidden_size: int, projection: int = 0, *, bias: bool = True) -> Program:
-        """The program of a layer with the given sizes."""
+        """Return the program of a layer with the given sizes."""
         hyper: dict[str, Any] = {"projection": projection} if projection else {}
         return self.cell.program(input_size, hidden_size, bias=bias, **hyper)
 
@@ -81,7 +81,7 @@ class TorchLayer:
         return self.layout.in_pieces(*self._named(stored, bias))
 
     def parameters_of(self, needed: Sequence[bool], *, bias: bool) -> tuple[int, ...]:
-        """The indices of the program's parameters that some of the stored tensors, in torch's order, are part of."""
+        """Return the indices of the program's parameters that contain some of the stored tensors (in torch's order)."""
         of_each = zip(self._sources_of(len(needed), bias), needed, strict=True)
         return tuple(sorted({rows.parameter for sources, needs in of_each if needs for rows in sources}))
 
@@ -135,7 +135,7 @@ TORCH_LAYERS = {
 
 @lru_cache(maxsize=256)
 def torch_layer_of(program: Program) -> TorchLayer | None:
-    """The torch layer that is equivalent to a program; None if there is none."""
+    """Return the torch layer that is equivalent to a program; None if there is none."""
     if not program.states or len(program.inputs) != 1:
         return None
     input_size, hidden, out = program.inputs[0].width, program.states[-1].width, program.states[0].width

@@ -70,11 +70,11 @@ class WeightLayout:
     peepholes: tuple[str, ...] = ()
 
     def row(self, gate: str) -> int:
-        """The position of a gate among the blocks."""
+        """Return the position of a gate among the blocks."""
         return self.gates.index(gate.removesuffix(_OF_STATE))
 
     def mapping(self, program: Program) -> WeightMapping:
-        """The mapping of each parameter's rows; the same for programs that differ only in sizes."""
+        """Return the mapping of each parameter's rows; the same for programs that differ only in sizes."""
         return _mapping(self, program)
 
     def to_program(self, mapping: WeightMapping, stored: Stored) -> list[Tensor]:
@@ -157,7 +157,8 @@ def joined_gradients(
         sources: the rows; see `sources_of_gradients`.
         gradients: the gradients by the parameters' indices.
         width: the hidden size.
-        taken: the parameters whose gradients are in use; one that isn't may be returned as it is, and is added.
+        taken: the parameters whose gradients are in use. The gradient of another parameter may be returned without a
+            copy; the parameter is then added.
     """
     if len(sources) > 1:
         return _joined([_rows(gradients[k], start * width, (stop - start) * width) for k, start, stop in sources])
@@ -210,7 +211,7 @@ def _terms(layout: WeightLayout, parameter: Parameter, part: GateRows, gates: se
 
 
 def _single(pieces: tuple[RowMapping, ...], stored: Stored, width: int) -> Tensor | None:
-    """The rows of a parameter that is one piece of one tensor, as matrices are; None otherwise."""
+    """Return a parameter's rows if it is a single piece of a single tensor, as matrices are; None otherwise."""
     if len(pieces) > 1 or len(pieces[0].terms) > 1:
         return None
     start, stop, ((field, row),) = pieces[0]

@@ -50,7 +50,7 @@ def recurrent_of(
 
 
 def is_function(instruction: Instruction) -> bool:
-    """Check whether an instruction is an activation that another function can replace."""
+    """Return whether an instruction is an activation that another function can replace."""
     return instruction.op in ("sigmoid", "tanh")
 
 

@@ -196,7 +196,7 @@ def from_rtneural(path: str | Path) -> SequenceModel:
         rate = data.get("samplerate")
         return _Parts(kind, layers, (weight.T, bias), data.get("in_skip") == 1, None, rate and int(rate))
 
-    return _made(path, read)
+    return _built(path, read)
 
 
 def to_nam(model: SequenceModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
@@ -276,7 +276,7 @@ def from_nam(path: str | Path) -> SequenceModel:
         rate = data.get("sample_rate")
         return _Parts("lstm", layers, head, False, initial, rate and int(rate))
 
-    return _made(path, read)
+    return _built(path, read)
 
 
 def to_guitarml(model: SequenceModel, path: str | Path) -> None:
@@ -325,11 +325,11 @@ def from_guitarml(path: str | Path) -> SequenceModel:
         head = (_tensor(stored["lin.weight"]), _tensor(stored["lin.bias"]))
         return _Parts(kinds[described["unit_type"]], [layer], head, described.get("skip") == 1)
 
-    return _made(path, read)
+    return _built(path, read)
 
 
-def _made(path: Path, read: Callable[[], _Parts]) -> SequenceModel:
-    """Build the model from the parts that are read; errors name the file."""
+def _built(path: Path, read: Callable[[], _Parts]) -> SequenceModel:
+    """Read a network's parts and build the model; errors name the file."""
     try:
         parts = read()
     except (DataError, ModelError) as error:

@@ -49,7 +49,7 @@ def describe(module: nn.Module) -> Description:
     found = _described(module)
     if found is None:
         raise UserError(
-            f"can't save the type {type(module).__name__}; supported: {', '.join(_MODELS)}. {_way_out(module)}"
+            f"can't save the type {type(module).__name__}; supported: {', '.join(_MODELS)}. {_saving_advice(module)}"
         )
     own, wanted = module.state_dict().keys(), _made(found).state_dict().keys()
     for name in own ^ wanted:
@@ -61,7 +61,7 @@ def describe(module: nn.Module) -> Description:
     return found
 
 
-def _way_out(module: nn.Module) -> str:
+def _saving_advice(module: nn.Module) -> str:
     """Explain how to save a module that can't be described."""
     if type(module).__module__.startswith("torch.") and type(module).__name__ in DROP_INS:
         return "Replace it with a drop-in layer: throughtime.accelerate(module)."

@@ -81,5 +81,5 @@ def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
 
 @constant_result  # it returns a number
 def _is_transforming() -> bool:
-    """Whether a transform of torch.func is being traced."""
+    """Return whether a transform of torch.func is being traced."""
     return torch._C._functorch.maybe_current_level() is not None

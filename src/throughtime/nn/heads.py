@@ -148,7 +148,7 @@ class CategoricalHead(DistributionHead):
         self._check(features.shape[:-1], targets)
         if weights is None:
             return softmax_loss(features.reshape(-1, features.shape[-1]), self.weight, self.bias, targets.reshape(-1))
-        # Scoring padded steps would be most of the work.
+        # Otherwise most of the time could be spent on padded steps.
         weights = weights.expand_as(targets)
         kept = weights != 0
         return super().loss(features[kept], targets[kept], weights[kept])
@@ -162,7 +162,7 @@ class LogisticMixtureHead(StepwiseHead):
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
         scores, locations, scales = self.output.parameters(raw, _softplus)
         level = targets[..., None].to(raw.dtype)
-        outside = outputs._FAR
+        outside = outputs._OUTERMOST
         low = torch.where(level == 0, -outside, level - 0.5)
         high = torch.where(level == self.output.levels - 1, level + outside, level + 0.5)
         low, high = (low - locations) / scales, (high - locations) / scales

@@ -79,11 +79,11 @@ def initialize(
                 elif part.initial is not None:
                     rows.fill_(part.initial)
         if chrono is not None:
-            _spread(program, tensors, chrono)
+            _draw_chrono_biases(program, tensors, chrono)
 
 
 def forgets(program: Program) -> bool:
-    """Check whether a program has a gate named `forget` with a bias."""
+    """Return whether a program has a gate named `forget` with a bias."""
     return any(part.gate == "forget" for _, part in _biases(program))
 
 
@@ -114,7 +114,7 @@ def _draw(scheme: str, kind: str, parameter: Parameter, tensor: Tensor) -> None:
 # Finding the gates that keep a state.
 
 
-def _spread(program: Program, tensors: Sequence[Tensor], steps: float) -> None:
+def _draw_chrono_biases(program: Program, tensors: Sequence[Tensor], steps: float) -> None:
     """Draw the biases of the gates that keep a state."""
     signs = gates_that_keep(program)
     if not signs:
@@ -141,17 +141,17 @@ def gates_that_keep(program: Program) -> dict[str, float]:
     for k, part in _biases(program):
         function = program.body[program.values[part.gate]].op if part.gate in program.values else ""
         if function not in ("tanh", "relu"):  # candidate values, not gates
-            more = _passed_on(program, k, part, _FAR) - _passed_on(program, k, part, -_FAR)
+            more = _kept_fractions(program, k, part, _SATURATING) - _kept_fractions(program, k, part, -_SATURATING)
             largest = float(max(more, key=abs))
-            if abs(largest) > _FELT:
+            if abs(largest) > _MIN_EFFECT:
                 signs[part.gate] = math.copysign(1.0, largest)
     if "forget" in signs and "input" in gates and "input" not in signs:
-        signs["input"] = -signs["forget"]  # the more is kept, the less is written
+        signs["input"] = -signs["forget"]  # an LSTM that keeps more of its state writes less to it
     return signs
 
 
-_FAR = 12.0  # a bias that saturates a gate
-_FELT = 0.2  # the least change in the kept fraction that counts as a gate's effect
+_SATURATING = 12.0  # a bias that saturates a gate
+_MIN_EFFECT = 0.2  # the minimum change in the kept fraction that counts as a gate's effect
 
 
 def _without_weights(program: Program) -> Program:
@@ -165,7 +165,7 @@ def _without_weights(program: Program) -> Program:
     )
 
 
-def _passed_on(program: Program, k: int, gate: GateRows, bias: float) -> Tensor:
+def _kept_fractions(program: Program, k: int, gate: GateRows, bias: float) -> Tensor:
     """Compute the fraction of each state that reaches the next step when a gate has the given bias."""
     parameters = []
     for n, parameter in enumerate(program.parameters):

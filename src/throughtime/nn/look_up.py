@@ -68,7 +68,7 @@ class TokenIds(NamedTuple):
         return ids._replace(data=vectors) if isinstance(ids, PackedSequence) else vectors
 
 
-def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
+def layers_over_ids(layers: Layers, table: Tensor) -> Layers | None:
     """Convert layers that take vectors to layers that take token ids.
 
     Args:

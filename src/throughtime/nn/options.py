@@ -153,7 +153,7 @@ class Options:
         return with_mean_zoneout(program, rates) if any(rates) else program
 
     def chain(self, programs: Sequence[Program]) -> list[Program]:
-        """Return programs that, run one after another, compute what the layers compute in evaluation.
+        """Return programs that, run one after another, return the results of the layers in evaluation.
 
         Raises:
             UserError: if the layers depend on later steps.
@@ -222,7 +222,7 @@ _TORCH_NAMES = {"proj_size": "projection", "nonlinearity": "activation"}
 
 
 def require_hyper(names: Iterable[str], cell: Cell, options: Iterable[str]) -> None:
-    """Refuse hyper-parameters that a cell doesn't have.
+    """Raise UserError for hyper-parameters that a cell doesn't have.
 
     Args:
         names: the hyper-parameters.

@@ -20,7 +20,7 @@ from throughtime.nn.freezing import Freezable
 from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable, Starts
 from throughtime.nn.initialization import Scheme, initialize
-from throughtime.nn.look_up import TokenIds, over_rows_of
+from throughtime.nn.look_up import TokenIds, layers_over_ids
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
@@ -249,7 +249,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
             state: the initial state `[layers * directions, B, width]`, or a tuple for a cell with several states; the
                 cell's declared initial values by default.
             lengths: the number of steps of each sequence, 0 to T; outputs after a sequence's end are 0, and its final
-                state is the one at its end.
+                state is the state at its end.
             reset: `[T, B]` (`[B, T]` or `[T]`, matching the input), nonzero where a sequence's states are reset before
                 the step, as at the start of an episode.
             table: `[n, input_size]`, the vectors of n tokens; the input is then integer token ids without the feature
@@ -312,13 +312,13 @@ class Recurrent(Hookable, Freezable, nn.Module):
         if isinstance(ids, PackedSequence):
             return None
         plain = options.returns == "steps" and options.skip is None and not options.batch_first and ids.dim() == 2
-        taking = (*self.hooks, *(self._masks if self.training else ()))
+        active_hooks = (*self.hooks, *(self._masks if self.training else ()))
         opaque = not (torch.compiler.is_compiling() or is_captured((ids, table)))
-        alone = all(hook.takes_token_ids for hook in taking) and opaque
+        alone = all(hook.takes_token_ids for hook in active_hooks) and opaque
         if not (plain and alone) or 2 * len(table) > ids.numel() or in_autocast(table):
             return None
         layers = self._own_layers()
-        return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
+        return layers_over_ids(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
 
     def _check(self, input: Tensor | PackedSequence, state: State | None) -> None:
         packed, states = isinstance(input, PackedSequence), states_of(state)
@@ -393,8 +393,8 @@ class Recurrent(Hookable, Freezable, nn.Module):
     def extra_repr(self) -> str:
         """Return the part of the module's repr inside the parentheses."""
         shown = f"{self.programs[0].name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
-        told = self.options.data | ({"engine": self.engine} if self.engine else {})
-        return shown + "".join(f", {name}={value!r}" for name, value in told.items())
+        shown_options = self.options.data | ({"engine": self.engine} if self.engine else {})
+        return shown + "".join(f", {name}={value!r}" for name, value in shown_options.items())
 
 
 class _Direction(NamedTuple):

@@ -22,7 +22,7 @@ _LENGTHS = "lengths_of_sequences"
 
 
 def is_agent(model: Any) -> bool:
-    """Whether `model` is a recurrent agent of sb3-contrib, with a policy and a rollout buffer."""
+    """Return whether `model` is a recurrent agent of sb3-contrib, with a policy and a rollout buffer."""
     agents = sys.modules.get(_AGENTS)
     return agents is not None and isinstance(model, agents.RecurrentPPO)
 
@@ -50,7 +50,7 @@ def restore_policy(module: nn.Module) -> None:
 
 
 def accelerate_buffer(buffer: Any) -> str | None:
-    """Let a recurrent rollout buffer of sb3-contrib tell the policy the lengths of its padded sequences.
+    """Make a recurrent rollout buffer of sb3-contrib pass the lengths of its padded sequences to the policy.
 
     Returns:
         Why the buffer was not changed; None if it was.
@@ -64,7 +64,7 @@ def accelerate_buffer(buffer: Any) -> str | None:
 
 
 def knows_lengths(buffer: Any) -> bool:
-    """Whether `accelerate_buffer` has changed a buffer."""
+    """Return whether `accelerate_buffer` has changed a buffer."""
     return getattr(vars(buffer).get(_SAMPLES), "func", None) is samples_with_lengths
 
 
@@ -77,7 +77,7 @@ def restore_buffer(buffer: Any) -> None:
 def samples_with_lengths(method: Callable[..., Any], buffer: Any, *args: Any, **options: Any) -> Any:
     """Return a buffer's minibatch, with the lengths of its sequences as an attribute of the episode starts.
 
-    The policy isn't given the mask of the steps that count, but it is given this tensor of episode starts.
+    The policy doesn't receive the mask of valid steps, but it does receive this tensor of episode starts.
     """
     samples = method(buffer, *args, **options)
     rows = samples.lstm_states.pi[0].shape[1]

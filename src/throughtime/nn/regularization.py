@@ -35,7 +35,7 @@ class Masks(Hook):
             self._kept.append([_ZoneoutState(state.width, rate) for state, rate in rates if rate])
 
     def __bool__(self) -> bool:
-        """Check whether there are any masks to draw."""
+        """Return whether there are any masks to draw."""
         return any(self._dropped) or any(self._kept)
 
     def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:

@@ -116,7 +116,7 @@ class SequenceModel(nn.Module):
         scores_tokens = self.per_step and isinstance(output, Categorical)
         return scores_tokens and self.reads_tokens and output.width == self.vocabulary_size
 
-    # Tracing reads every property of a module, so that these two can't raise.
+    # Tracing reads every property of a module, so these two must not raise.
 
     @property
     def vocabulary_size(self) -> int:
@@ -149,8 +149,8 @@ class SequenceModel(nn.Module):
             inputs: ids `[T, B]` or numbers `[T, B, features]`; the layers' inputs other than x are the last features.
             state: the recurrent layers' initial state; the cell's declared values by default.
             lengths: the number of steps of each sequence; T by default.
-            branches: the number of last steps that each continue from the state before all of them, in parallel,
-                instead of from one another. The final state is then that state.
+            branches: the number of final steps that run in parallel, each from the state before the first of them,
+                instead of one after another. The final state is then that state.
 
         Returns:
             The head's raw values, such as the logits of tokens: `[T, B, width]`, or `[B, width]` with one output per

@@ -1,4 +1,4 @@
-"""The function that every recurrent module runs: a stack of recurrent layers."""
+"""Run a stack of recurrent layers: the common implementation of all recurrent modules."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # program and par
 
 
 class Stack(NamedTuple):
-    """Recurrent layers and how they are joined.
+    """A stack of recurrent layers and its options.
 
     Attributes:
         layers: each layer's directions, as pairs of a program and its parameters.
-        options: how layers and directions are joined, and which steps are returned.
+        options: the options for joining layers and directions, and the steps to return.
         dropout: the current probability of dropping an element between two layers.
         engine: the engine's name; chosen by device if None.
         starts: learned initial states.
         masks: the hooks that draw the masks of training; they come before all other hooks.
         hooks: the hooks that intercept each layer's run, in order.
         plain: whether input and initial states are known to be plain tensors, so that no layer has to check again.
-        promotes: returns, given the layers' input and layout, whether under autocast the output, then each final state,
-            keeps the precision of the last initial state (of the input without one), as some of torch's results do.
-            Otherwise, and by default, results have autocast's dtype.
+        promotes: a function of the layers' input and layout that returns, for the output and then for each final state,
+            whether it keeps the precision of the last initial state (of the input if there is none) under autocast, as
+            some of torch's results do. Otherwise, and by default, results have autocast's dtype.
     """
 
     layers: Layers
@@ -227,7 +227,7 @@ class Stack(NamedTuple):
 
 
 class _Node(NamedTuple):
-    """What a graph holds of a run: numbers and text.
+    """The arguments of a run that a captured graph stores: numbers and text.
 
     Attributes:
         engine: the engine's name; chosen by device if None.
@@ -258,7 +258,7 @@ def _allow_in_graph() -> bool:
 
 
 def in_autocast(like: Tensor) -> bool:
-    """Check whether autocast is on for a tensor's device; some devices, such as `meta`, don't support it."""
+    """Return whether autocast is on for a tensor's device; some devices, such as `meta`, don't support it."""
     if not torch._C._is_any_autocast_enabled():
         return False
     kind = like.device.type

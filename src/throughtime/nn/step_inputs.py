@@ -27,7 +27,7 @@ def in_order(
         dtype: the required dtype; any if None.
 
     Raises:
-        UserError: if one is unknown, missing, or doesn't match x in form.
+        UserError: if an input is unknown or missing, or its form doesn't match that of x.
     """
     names = [d.name for d in declared]
     for name in given:

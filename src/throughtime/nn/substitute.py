@@ -1,4 +1,4 @@
-"""Base class for modules that replace torch's own in the eyes of torch's tools."""
+"""Base class for modules that torch's tools treat as torch's own layers."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Cell:
         return inspect.getsource(self.function)
 
     def latex(self, **hyper: Any) -> str:
-        """The cell's equations in LaTeX; see `throughtime.program.latex`.
+        """Return the cell's equations in LaTeX; see `throughtime.program.latex`.
 
         Args:
             **hyper: hyper-parameters other than the cell's defaults.
@@ -103,7 +103,7 @@ class Cell:
         Raises:
             CellError: if the equations are wrong.
         """
-        # Different widths that heads and groups divide; they don't appear in the result.
+        # Two different widths, divisible by the numbers of heads and groups; the LaTeX doesn't contain them.
         return self.program(24, 16, **hyper).latex()
 
     def _repr_latex_(self) -> str:
@@ -179,7 +179,7 @@ class Cell:
             raise self._error(
                 f"a state's name must consist of letters, digits and _, with dots between words; got {name!r}."
             )
-        if isinstance(given, InputDeclaration) and name in _TAKEN_NAMES:
+        if isinstance(given, InputDeclaration) and name in _RESERVED_NAMES:
             raise self._error(f"an input can't be named {name!r}: layers have an argument of that name.")
         return replace(given, name=name)
 
@@ -233,7 +233,7 @@ class Cell:
             except Exception as error:
                 raise self._at_its_line(error)  # noqa: B904  # which sets the cause
         given = self._returned(result, names, trace)
-        labels = [*trace.settle().items(), *((d.name, further[a].id) for a, d in given_inputs)]
+        labels = [*trace.linear_gates().items(), *((d.name, further[a].id) for a, d in given_inputs)]
         for name, before, after in zip(names, old, given[-len(old) :], strict=True):
             if before.width != after.width:
                 raise self._error(
@@ -249,7 +249,7 @@ class Cell:
         return trace, trace.finish(given[-len(old) :], [("y", given[0])])
 
     def _hint_of_inputs(self) -> str:
-        """A hint on declaring an input, if one of the states was probably meant to be one."""
+        """Return a hint on declaring an input, if one of the states was probably meant to be one."""
         plain = [a for a, d in self.states if a not in _USUAL_NAMES and d == StateDeclaration(a, None, 0.0)]
         if not plain:
             return ""
@@ -276,8 +276,8 @@ class Cell:
         return given
 
 
-# The names of arguments of a layer's call.
-_TAKEN_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
+# The names of a layer's own arguments.
+_RESERVED_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
 
 
 def _count(number: int, thing: str) -> str:

@@ -14,7 +14,7 @@ _OWN_FILES = (str(_PACKAGE / "program"), str(_PACKAGE / "language.py"))
 
 
 def is_own(file: str) -> bool:
-    """Whether a file belongs to the implementation of the cell language."""
+    """Return whether a file belongs to the implementation of the cell language."""
     return file.startswith(_OWN_FILES)
 
 

@@ -203,7 +203,7 @@ class Program:
         return to_json(self)
 
     def equivalent(self, other: Program) -> bool:
-        """Whether both programs are the same up to names."""
+        """Return whether both programs are the same up to names."""
         return self._anonymous == other._anonymous
 
     @cached_property
@@ -220,7 +220,7 @@ class Program:
         )
 
     def latex(self) -> str:
-        """The step's equations in LaTeX; see `throughtime.program.latex`."""
+        """Return the step's equations in LaTeX; see `throughtime.program.latex`."""
         from throughtime.program.latex import latex
 
         return latex(self)

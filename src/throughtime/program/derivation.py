@@ -56,7 +56,7 @@ class Derivation:
         self.residuals = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
 
     def value(self, id: int) -> Symbol:
-        """A value of the original program, as a symbol of the derived one."""
+        """Return a value of the original program, as a symbol of the derived one."""
         # Iterative, as a chain of recomputed values may have thousands of links.
         waiting = [id]
         while waiting:
@@ -68,7 +68,7 @@ class Derivation:
         return self.forward[id]
 
     def _computed_from(self, id: int) -> tuple[int, ...]:
-        """The values from which a value is recomputed; none if it is read."""
+        """Return the values from which a value is recomputed; none if it is read."""
         instruction = self.program.body[id]
         again = self.recompute and id not in self.residuals and instruction.op in OPERATIONS
         return instruction.args if again and OPERATIONS[instruction.op].cheap else ()
@@ -95,7 +95,7 @@ class Derivation:
         return self.builder.input(name, width, one_hot)
 
     def weight(self, k: int) -> int:
-        """The index in the derived program of a parameter of the original program."""
+        """Return the index in the derived program of a parameter of the original program."""
         if k not in self.weights:
             self.parameter_sources.append(("parameter", k))
             self.weights[k] = self.builder.parameter(self.program.parameters[k])

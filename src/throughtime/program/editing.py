@@ -39,7 +39,7 @@ class Edit:
     python: bool = False
 
 
-class NotOfTheLanguage(UserError):
+class OutsideLanguageError(UserError):
     """Raised for an edit function that can't be part of a program."""
 
     def __init__(self, label: str, what: str) -> None:
@@ -93,7 +93,7 @@ class _Editing(Rewriting):
             given = self._with_part(given, start, edit)
         return given
 
-    def _given_out(self, id: int, became: dict[int, Symbol]) -> Symbol:
+    def _output_symbol(self, id: int, became: dict[int, Symbol]) -> Symbol:
         return self.values[id]  # a state's outputs are its edited value
 
     def _width(self, edit: Edit) -> int:
@@ -136,11 +136,11 @@ class _Editing(Rewriting):
         try:
             new = function(old, *others)
         except Exception as error:
-            raise NotOfTheLanguage(edit.label, f"{type(error).__name__}: {error}") from error
+            raise OutsideLanguageError(edit.label, f"{type(error).__name__}: {error}") from error
         if isinstance(new, Real) and not isinstance(new, bool) and not math.isnan(new):
             return self.builder.constant(float(new), old.width)
         if not isinstance(new, Symbol) or new.builder is not self.builder:
-            raise NotOfTheLanguage(edit.label, f"It returned {type(new).__name__} {new!r}.")
+            raise OutsideLanguageError(edit.label, f"It returned {type(new).__name__} {new!r}.")
         if new.width not in (1, old.width):
             raise UserError(f"the edit of {edit.label!r} must have width {old.width}, got {new.width}.")
         return self.builder.expand(new, old.width)
@@ -162,7 +162,7 @@ class _Editing(Rewriting):
 
 
 def other_values(function: Callable[..., Any]) -> list[str]:
-    """The names of the other values that an edit's function takes after the first argument, with _ instead of a dot."""
+    """Return the names of the further values that an edit's function takes, with _ instead of a dot."""
     try:
         arguments = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # builtins may have no signature
@@ -208,6 +208,6 @@ def _users(program: Program, id: int) -> list[int]:
 
 
 def _given(program: Program) -> set[int]:
-    """The values that a program returns, as outputs, states or terms of reductions."""
+    """Return the values that a program returns, as outputs, states or terms of reductions."""
     given = {state.next for state in program.states} | {output.value for output in program.outputs}
     return given | {value for reduction in program.reductions for term in reduction.terms for value in term}

@@ -42,7 +42,7 @@ class Gradient:
             parameters that it reads, then the gradients of reductions.
         inputs, residuals, parameters: the indices of the forward program's inputs, outputs and parameters that it
             reads.
-        given: the outputs, final states and reductions that come with a gradient. Every state of the forward program
+        given: the outputs, final states and reductions whose gradients are given. Every state of the forward program
             has a gradient state here; it starts at zero unless the gradient is given.
         wanted: the inputs and parameters whose gradients are the program's outputs and reductions.
         seen: for each requested value of the forward program, the value of this program that is its gradient.
@@ -114,7 +114,7 @@ def gradient(
 
     Args:
         program: a legal program, as `with_residuals` returns it.
-        given: the outputs, final states and reductions that come with a gradient.
+        given: the outputs, final states and reductions whose gradients are given.
         wanted: the inputs, initial states and parameters whose gradients are requested.
         seen: values of the body whose gradients the gradient program's body keeps even if nothing reads them.
         single_step: whether the run has only one step, so that only the requested initial states need a gradient.
@@ -164,13 +164,13 @@ class _Adjoint(Derivation):
         return Gradient(settled, reads.inputs, reads.residuals, reads.parameters, self.given, self.wanted, seen)
 
     def _adjoint(self, id: int) -> Symbol:
-        """A value's gradient; zero if no given result depends on it."""
+        """Return a value's gradient; zero if no given result depends on it."""
         if id in self.adjoints:
             return self.adjoints[id]
         return self.builder.constant(0.0, self.program.body[id].width)
 
     def demanded(self) -> set[int]:
-        """The forward values that the gradient reads."""
+        """Return the forward values that the gradient reads."""
         next_states, inputs = self._backward()
         roots = [*next_states, *inputs.values(), *(s for terms in self.terms.values() for term in terms for s in term)]
         roots += map(self._adjoint, self.seen)
@@ -244,19 +244,19 @@ class _Adjoint(Derivation):
         """Sum a value's gradients, some of which cover only a slice of it."""
         pieces, width = self.pieces[id], self.program.body[id].width
         edges = sorted({0, width, *(e for p in pieces for e in (p.start, p.start + p.symbol.width))})
-        stretches = []
+        slices = []
         for start, stop in pairwise(edges):
             covering = [p for p in pieces if p.start <= start and stop <= p.start + p.symbol.width]
             total: Symbol | None = None
             for piece in covering:
                 part = self.builder.slice(piece.symbol, start - piece.start, stop - start)
                 total = part if total is None else total + part
-            stretches.append(self.builder.constant(0.0, stop - start) if total is None else total)
-        return self.builder.concat(*stretches)
+            slices.append(self.builder.constant(0.0, stop - start) if total is None else total)
+        return self.builder.concat(*slices)
 
 
 def _active(program: Program, wanted: Slots, seen: tuple[int, ...], single_step: bool) -> set[int]:
-    """The values that depend on an operand whose gradient is requested, in this step or, if any, through a state."""
+    """Return the values that depend on an operand whose gradient is requested, within a step or through a state."""
     active: set[int] = set(seen)
     moving = set(wanted.states)
     while True:

@@ -70,12 +70,12 @@ class _Equations:
         self.temporary: dict[_Part, str] = {}
 
     def lines(self) -> list[tuple[str, str]]:
-        """The left and right side of each equation, in program order."""
+        """Return the left and right side of each equation, in program order."""
         roots = sorted({*self.letters, *(output.value for output in self.program.outputs)})
         used: Counter[_Part] = Counter()
         for root in roots:
             self._count(self._whole(root), used, top=True)
-        shared = [part for part, uses in used.items() if uses > 1 and self._earns_a_line(part)]
+        shared = [part for part, uses in used.items() if uses > 1 and self._has_own_line(part)]
         for part in sorted(shared):
             number = sum(p not in self.tildes for p in self.temporary) + 1
             self.temporary[part] = self.tildes.get(part, f"u_{{{number},t}}")
@@ -94,7 +94,7 @@ class _Equations:
     def _is_leaf(self, id: int) -> bool:
         return self.program.body[id].op in (INPUT, PREVIOUS, PARAMETER, CONSTANT)
 
-    def _earns_a_line(self, part: _Part) -> bool:
+    def _has_own_line(self, part: _Part) -> bool:
         return not self._is_leaf(part.id) and self.program.body[part.id].op not in ("linear", "expand")
 
     def _seen_through(self, part: _Part) -> _Part:
@@ -105,7 +105,7 @@ class _Equations:
         return self._seen_through(_Part(instruction.args[0], instruction["start"] + part.start, part.width))
 
     def _sources(self, part: _Part) -> list[_Part]:
-        """The parts of other values from which a part is computed."""
+        """Return the parts of other values from which a part is computed."""
         return [self._seen_through(source) for source in self._direct(part)]
 
     def _direct(self, part: _Part) -> list[_Part]:
@@ -187,8 +187,8 @@ class _Equations:
         others = [
             p for p in self.program.parameters if p.name not in ("weight_x", parameter.name) and len(p.shape) == 2
         ]
-        rivals = {_escaped(q.gate) for p in others for q in p.parts}
-        over = "" if source in ("x", "h") or gates not in rivals else rf"^{{\mathrm{{{_escaped(source)}}}}}"
+        other_gates = {_escaped(q.gate) for p in others for q in p.parts}
+        over = "" if source in ("x", "h") or gates not in other_gates else rf"^{{\mathrm{{{_escaped(source)}}}}}"
         return rf"{letter}_{{\mathrm{{{gates}}}}}{over}"
 
     def _function(self, part: _Part, values: list[_Part]) -> _Text:
@@ -215,7 +215,7 @@ class _Equations:
         return _Text("-" + text[3:] if text.startswith(" - ") else text, _SUM)
 
     def _terms(self, part: _Part, sign: int = 1, top: bool = True) -> list[tuple[int, _Part]]:
-        """The terms of a sum, with unnamed sums expanded."""
+        """Return the terms of a sum, with unnamed sums expanded."""
         op = self.program.body[part.id].op
         if not top and (part.id in self.letters or part in self.temporary):
             return [(sign, part)]

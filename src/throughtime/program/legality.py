@@ -45,8 +45,11 @@ class _Check:
 
     def run(self) -> None:
         program = self.program
-        self._want(len(program.body) <= MAX_INSTRUCTIONS, f"it has {len(program.body)} instructions")
-        self._want(len(program.states) > 0, "it has no state")
+        self._want(
+            len(program.body) <= MAX_INSTRUCTIONS,
+            f"it must have at most {MAX_INSTRUCTIONS:,} instructions, got {len(program.body):,}",
+        )
+        self._want(len(program.states) > 0, "it must have at least one state")
         self._names("input", [i.name for i in program.inputs])
         self._names("state", [s.name for s in program.states])
         self._names("parameter", [p.name for p in program.parameters])
@@ -70,7 +73,8 @@ class _Check:
                 )
                 self._want(
                     part.initial is None or math.isfinite(part.initial),
-                    f"the initial value of part {part.gate} of parameter {parameter.name} is {part.initial}",
+                    f"the initial value of part {part.gate} of parameter {parameter.name} must be finite, "
+                    f"got {part.initial}",
                 )
         for id, instruction in enumerate(program.body):
             self._instruction(id, instruction)
@@ -80,7 +84,10 @@ class _Check:
                 width == state.width,
                 f"state {state.name} has width {state.width}, but its next value has width {width}",
             )
-            self._want(math.isfinite(state.initial), f"the initial value of state {state.name} is {state.initial}")
+            self._want(
+                math.isfinite(state.initial),
+                f"the initial value of state {state.name} must be finite, got {state.initial}",
+            )
         for output in program.outputs:
             self._value(output.value, f"output {output.name}")
         for name, value in program.names:

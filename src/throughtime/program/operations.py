@@ -73,7 +73,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class SliceGradient:
-    """A gradient of the elements of a wider value, from `start` on."""
+    """The gradient of a slice of a value, starting at element `start`."""
 
     symbol: Any
     start: int

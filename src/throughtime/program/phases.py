@@ -23,7 +23,7 @@ class Phase(Enum):
 
 @lru_cache(maxsize=512)
 def phases(program: Program) -> tuple[Phase, ...]:
-    """The phase of each value of a program's body."""
+    """Return the phase of each value of a program's body."""
     body = program.body
     feeds_state = {state.next for state in program.states}
     for id in reversed(range(len(body))):

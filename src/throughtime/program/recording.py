@@ -12,7 +12,7 @@ from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
 
 
-class Stretch(NamedTuple):
+class ValueSlice(NamedTuple):
     """Consecutive elements of a value.
 
     Attributes:
@@ -27,49 +27,49 @@ class Stretch(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The position of a stretch: the index of an output of the program, and the first element in it."""
+    """The position of a slice: the index of an output of the program, and the first element in it."""
 
     output: int
     start: int
 
 
 @lru_cache(maxsize=512)
-def with_outputs(program: Program, stretches: tuple[Stretch, ...], own: int) -> tuple[Program, tuple[Found, ...]]:
-    """Add outputs that hold stretches of a program's values.
+def with_outputs(program: Program, slices: tuple[ValueSlice, ...], own: int) -> tuple[Program, tuple[Found, ...]]:
+    """Add outputs that hold slices of a program's values.
 
     Args:
         program: a legal program.
-        stretches: the stretches to write.
+        slices: the slices to write.
         own: the number of the program's own outputs. Later outputs (the residuals of a training step) are reused where
-            they already hold a stretch. Own outputs are not, because the caller gets them and may write into them.
+            they already hold a slice. Own outputs are not, because the caller gets them and may write into them.
 
     Returns:
-        The program, whose values keep their indices and have the same bits as before, and the position of each stretch.
+        The program, whose values keep their indices and have the same bits as before, and the position of each slice.
     """
     holders = {output.value: own + k for k, output in reversed(list(enumerate(program.outputs[own:])))}
-    written: dict[Stretch, Found] = {}
+    written: dict[ValueSlice, Found] = {}
     body, outputs = list(program.body), list(program.outputs)
-    for stretch in stretches:
-        if stretch in written:
+    for part in slices:
+        if part in written:
             continue
-        id, start, width = stretch
+        id, start, width = part
         # An engine may fuse a product (or a slice of one) that is used once into the sum that uses it; a slice for
         # recording would be a second use and prevent that.
         if id not in holders and width < body[id].width and not _is_of_product(body, id):
             body.append(Instruction("slice", (id,), width, (("start", start),)))
-            written[stretch] = Found(len(outputs), 0)
+            written[part] = Found(len(outputs), 0)
             outputs.append(Output(f"seen.{len(outputs)}", len(body) - 1))
             continue
         if id not in holders:
             holders[id] = len(outputs)
             outputs.append(Output(f"seen.{len(outputs)}", id))
-        written[stretch] = Found(holders[id], start)
+        written[part] = Found(holders[id], start)
     full = require_legal(replace(program, body=tuple(body), outputs=tuple(outputs)))
-    return full, tuple(written[stretch] for stretch in stretches)
+    return full, tuple(written[part] for part in slices)
 
 
 def _is_of_product(body: Sequence[Instruction], id: int) -> bool:
-    """Whether a value is a matrix product, or a slice of one."""
+    """Return whether a value is a matrix product, or a slice of one."""
     instruction = body[id]
     if instruction.op == "slice":
         instruction = body[instruction.args[0]]

@@ -90,7 +90,7 @@ def with_mean_zoneout(program: Program, rates: tuple[float, ...]) -> Program:
 
 @lru_cache(maxsize=256)
 def with_projection(program: Program, size: int) -> Program:
-    """Embed the program's first input: it gets `size` elements, and an affine map and a ReLU come before the cell.
+    """Embed the program's first input: give it `size` elements, followed by an affine map and a ReLU.
 
     The map's parameters `embedding.weight` and `embedding.bias` follow the program's own.
     """
@@ -111,7 +111,7 @@ def with_projection(program: Program, size: int) -> Program:
 
 
 def entering(program: Program, id: int) -> tuple[int, ...]:
-    """The states whose old values, possibly gated, form this argument of a matrix product."""
+    """Return the states whose old values, possibly gated, form this argument of a matrix product."""
     instruction = program.body[id]
     if instruction.op == PREVIOUS:
         return (instruction["index"],)
@@ -124,7 +124,7 @@ def entering(program: Program, id: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def recurrent_weights(program: Program) -> dict[int, tuple[int, ...]]:
-    """The indices of matrix parameters that multiply old states, each with the indices of those states."""
+    """Return the indices of matrix parameters that multiply old states, each with the indices of those states."""
     return {
         instruction["weight"]: states
         for instruction in program.body
@@ -134,7 +134,7 @@ def recurrent_weights(program: Program) -> dict[int, tuple[int, ...]]:
 
 @lru_cache(maxsize=256)
 def input_weights(program: Program) -> frozenset[int]:
-    """The indices of matrix parameters that multiply an input."""
+    """Return the indices of matrix parameters that multiply an input."""
     body = program.body
     return frozenset(i["weight"] for i in body if i.op == "linear" and body[i.args[0]].op == INPUT)
 
@@ -200,13 +200,13 @@ def with_recurrent_dropout(program: Program) -> Program:
 
 
 def masked_states(program: Program) -> list[int]:
-    """The indices of the states that a matrix multiplies."""
+    """Return the indices of the states that a matrix multiplies."""
     return sorted({k for states in recurrent_weights(program).values() for k in states})
 
 
 @lru_cache(maxsize=256)
 def with_gate_dropout(program: Program, weights: tuple[int, ...]) -> Program:
-    """Add an input `dropout.NAME.GATE` for each gate of these matrices; it scales what the gate's rows multiply.
+    """Add an input `dropout.NAME.GATE` for each gate of these matrices; it scales the input of the gate's rows.
 
     In contrast to `with_recurrent_dropout`, each gate has a mask of its own, as in Keras. Each parameter `NAME` becomes
     one parameter `NAME.GATE` per gate.
@@ -301,7 +301,7 @@ def with_heads(program: Program, heads: int) -> Program:
 
 
 def _whole(parameter: Parameter) -> tuple[GateRows, ...]:
-    """The parts of a parameter; if it has none, one part that covers all rows."""
+    """Return the parts of a parameter; if it has none, one part that covers all rows."""
     return parameter.parts or (GateRows(parameter.name, 0, parameter.shape[0]),)
 
 

@@ -45,31 +45,31 @@ class Rewriting:
     # Methods to override.
 
     def adds(self) -> Sequence[Input]:
-        """The additional inputs of the copy."""
+        """Return the additional inputs of the copy."""
         return ()
 
     def parameter(self, k: int, parameter: Parameter) -> Sequence[Parameter]:
-        """The parameters that replace a parameter."""
+        """Return the parameters that replace parameter k."""
         return (parameter,)
 
     def previous(self, k: int, before: Symbol) -> Symbol:
-        """The old value of a state that the cell sees."""
+        """Return the old value of state k that the copied equations read."""
         return before
 
     def product(self, id: int, instruction: Instruction, weight: int) -> Symbol:
-        """A matrix product; `weight` is the index of its parameter in the copy."""
+        """Return the replacement of a matrix product; `weight` is the index of its parameter in the copy."""
         return self.builder.copy(instruction, (self.values[instruction.args[0]],), weight=weight)
 
     def value(self, id: int, given: Symbol) -> Symbol:
-        """Any value of the body."""
+        """Return the replacement of any value of the body."""
         return given
 
     def next(self, k: int, before: Symbol, after: Symbol) -> Symbol:
-        """The new value of a state."""
+        """Return the replacement of the new value of state k."""
         return after
 
     def output(self, k: int, given: Symbol) -> Symbol:
-        """An output."""
+        """Return the replacement of output k."""
         return given
 
     # The copy.
@@ -89,7 +89,7 @@ class Rewriting:
         return require_legal(
             self.builder.finish(
                 nexts,
-                [(o.name, self.output(k, self._given_out(o.value, became))) for k, o in enumerate(program.outputs)],
+                [(o.name, self.output(k, self._output_symbol(o.value, became))) for k, o in enumerate(program.outputs)],
                 [(r.name, r.shape, [tuple(values[v] for v in term) for term in r.terms]) for r in program.reductions],
                 names=names,
                 reverse=program.reverse,
@@ -109,11 +109,11 @@ class Rewriting:
             return self.product(id, instruction, self._weights[instruction["weight"]])
         return self.builder.copy(instruction, tuple(self.values[arg] for arg in instruction.args))
 
-    def _given_out(self, id: int, became: dict[int, Symbol]) -> Symbol:
-        """The symbol of an output; if it contains a state, this is the state's value at the end of the step."""
+    def _output_symbol(self, id: int, became: dict[int, Symbol]) -> Symbol:
+        """Return the symbol of an output; if it contains a state, this is the state's value at the end of the step."""
         if id in became:
             return became[id]
         instruction = self.program.body[id]
         if instruction.op == "concat":
-            return self.builder.concat(*(self._given_out(arg, became) for arg in instruction.args))
+            return self.builder.concat(*(self._output_symbol(arg, became) for arg in instruction.args))
         return self.values[id]

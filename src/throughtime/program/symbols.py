@@ -169,7 +169,7 @@ def _instead(name: str) -> str:
 
 
 def of(*values: Symbol | Number) -> Builder:
-    """The builder of the symbols among the values; functions of the cell language need at least one symbol."""
+    """Return the builder of the symbols among the values; functions of the cell language need at least one symbol."""
     for value in values:
         if isinstance(value, Symbol):
             return value.builder

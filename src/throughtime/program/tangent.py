@@ -34,7 +34,7 @@ _MOVES = ("slice", "concat", "expand")  # move elements without computing anythi
 
 @dataclass(frozen=True)
 class Tangent:
-    """A tangent program and where its arguments come from.
+    """A tangent program and the sources of its arguments.
 
     Attributes:
         program: the tangent program. Its inputs are the forward program's inputs that it reads, then the outputs that
@@ -42,7 +42,7 @@ class Tangent:
             are the forward program's parameters that it reads, then the directions of parameters.
         inputs, residuals, parameters: the indices of the forward program's inputs, outputs and parameters that it
             reads.
-        given: the inputs and parameters that come with a direction. Every state of the forward program has a tangent
+        given: the inputs and parameters that have a direction. Every state of the forward program has a tangent
             state here.
         perturbed: the values of the forward program's body that also get a direction of their own at each step.
     """
@@ -61,7 +61,7 @@ def tangent(program: Program, given: Slots, perturbed: tuple[int, ...] = ()) -> 
 
     Args:
         program: a legal program, as `throughtime.program.gradient.with_residuals` returns it with everything wanted.
-        given: the inputs and parameters that come with a direction (all states do). A one-hot input can't have one.
+        given: the inputs and parameters that have a direction (all states do). A one-hot input can't have one.
         perturbed: the indices of values of the body that also get a direction.
 
     Returns:
@@ -115,7 +115,7 @@ class _Forward(Derivation):
         return self.input(kind, k, f"{name}.tangent", width)
 
     def _of(self, id: int) -> Symbol:
-        """A value's tangent; zero if it depends on nothing with a direction."""
+        """Return a value's tangent; zero if it depends on nothing with a direction."""
         if id in self.tangents:
             return self.tangents[id]
         return self.builder.constant(0.0, self.program.body[id].width)
@@ -154,7 +154,7 @@ class _Forward(Derivation):
         return self._sum([self._part(id, instruction, k) for k in moving])
 
     def _part(self, id: int, instruction: Instruction, k: int) -> Symbol | None:
-        """The part of a value's tangent that comes from its k-th argument."""
+        """Return the part of a value's tangent that comes from its k-th argument."""
         row, builder = OPERATIONS[instruction.op], self.builder
         values = [self.value(arg) for arg in instruction.args]
         moved = self.tangents[instruction.args[k]]

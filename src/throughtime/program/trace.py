@@ -226,10 +226,10 @@ class Trace(Builder):
     def _first_run(self, gate: _Gate, sources: Sequence[Symbol]) -> Symbol:
         # The first trace only needs the gates, not the parameters.
         shapes: list[tuple[int, ...]] = [(gate.width, source.width) for source in sources] or [(gate.width,)]
-        stand_ins = [self.parameter(Parameter(str(len(self.parameters)), shape)) for shape in shapes]
+        placeholders = [self.parameter(Parameter(str(len(self.parameters)), shape)) for shape in shapes]
         if not sources:
-            return self.vector(stand_ins[0])
-        return self._sum([self.linear(s, w) for s, w in zip(sources, stand_ins, strict=True)])
+            return self.vector(placeholders[0])
+        return self._sum([self.linear(s, w) for s, w in zip(sources, placeholders, strict=True)])
 
     def _fused_sum(self, sources: Sequence[Symbol], width: int) -> Symbol:
         assert self._seen is not None
@@ -264,7 +264,7 @@ class Trace(Builder):
         result = super().pointwise(op, *values)
         gates = [v for v in values if isinstance(v, Symbol) and v.id in self._pending]
         if op in ("add", "sub") and gates:
-            self.promise(result, self.withdraw(gates[0]))
+            self.mark_gate(result, self.unmark_gate(gates[0]))
             gates = gates[1:]
         elif len(values) == 1 and gates and op != "neg":
             gate = self._pending.pop(gates[0].id)
@@ -275,17 +275,17 @@ class Trace(Builder):
             self._name_linear_gate(value.id)
         return result
 
-    def withdraw(self, value: Symbol) -> str | None:
+    def unmark_gate(self, value: Symbol) -> str | None:
         """Unmark a value as a gate's pre-activation; returns the gate's name."""
         return self._pending.pop(value.id, None)
 
-    def promise(self, value: Symbol, gate: str | None) -> None:
+    def mark_gate(self, value: Symbol, gate: str | None) -> None:
         """Mark a value as the pre-activation of a gate."""
         if gate is not None:
             self._pending[value.id] = gate
 
-    def settle(self) -> dict[str, int]:
-        """The names of linear gates, whose value is the pre-activation itself."""
+    def linear_gates(self) -> dict[str, int]:
+        """Return the names of linear gates, whose value is the pre-activation itself."""
         return {name: id for id, gate in self._pending.items() for name in (gate, f"{gate}.pre")}
 
     def _name_linear_gate(self, id: int) -> None:
@@ -299,7 +299,7 @@ _active: ContextVar[Trace | None] = ContextVar("active trace", default=None)
 
 
 def active_trace() -> Trace:
-    """The trace in progress."""
+    """Return the trace in progress."""
     trace = _active.get()
     if trace is None:
         raise CellError(

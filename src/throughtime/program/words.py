@@ -1,10 +1,10 @@
-"""Error messages for names that are not part of the cell language."""
+"""Error messages for names that the cell language lacks."""
 
 from __future__ import annotations
 
 from throughtime.errors import nearest
 
-# Names of functions in other libraries -> words of the cell language.
+# Names of functions in other libraries -> their names in the cell language.
 _ELSEWHERE = {
     "absolute": "abs",
     "amax": "row_max",
@@ -30,7 +30,7 @@ _UNSUPPORTED = {"outer": MATRIX_STATE, "outer_product": MATRIX_STATE, "einsum": 
 
 
 def word_for(name: str) -> str | None:
-    """The word of the cell language for a NumPy or torch function; None if there is none."""
+    """Return the name of the cell language's equivalent of a NumPy or torch function; None if there is none."""
     from throughtime import language
 
     word = _ELSEWHERE.get(name, name)
@@ -51,7 +51,7 @@ def unknown_word(name: str, what: str = "") -> str:
         return f"{_UNSUPPORTED[name]}."
     if name in words and not what:
         return f"{name!r} is not imported; add `from throughtime.language import {name}`."
-    what = what or f"{name!r} is neither a variable of the cell nor a word of throughtime.language"
+    what = what or f"{name!r} is neither a variable of the cell nor a function of throughtime.language"
     if word := word_for(name):
         return f"{what}; use throughtime.language.{word}."
     return f"{what}{nearest(name, words, 3) or '.'}"

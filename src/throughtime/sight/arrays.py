@@ -19,7 +19,7 @@ def as_array(values: Any, what: str, axes: str) -> Array:
 
     Args:
         values: a tensor or an array.
-        what: what the values are, for error messages.
+        what: the name of the values in error messages.
         axes: the names of the expected axes, as in `"T B H"`; `B` is optional.
 
     Raises:
@@ -55,7 +55,10 @@ def token_ids_of(given: Any, size: int, least: int = 2) -> Tensor:
     if least == 1 and ids.numel() == 0:
         raise UserError(f"ids must have at least one step and one sequence, got {list(ids.shape)}.")
     if ids.shape[0] < least or ids.shape[1] < 1:
-        raise UserError(f"at least 2 tokens are needed, one to predict the other from; got shape {list(ids.shape)}.")
+        raise UserError(
+            "at least 2 tokens are needed, because each is predicted from the previous one; "
+            f"got shape {list(ids.shape)}."
+        )
     if int(ids.min()) < 0 or int(ids.max()) >= size:
         raise UserError(
             f"token ids must be from 0 to {size - 1}, got {int(ids.max() if ids.max() >= size else ids.min())}."

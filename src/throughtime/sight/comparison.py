@@ -53,7 +53,7 @@ class Comparison:
     b: Side
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Table rows: the quantity and its value for each network, empty where one lacks it."""
+        """Return the rows of the table: a quantity and its value for each network, empty where it doesn't apply."""
         found: dict[str, list[str]] = {}
         for k, side in enumerate((self.a, self.b)):
             for what, shown in _shown(side).items():

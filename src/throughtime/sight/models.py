@@ -1,4 +1,4 @@
-"""Find the recurrent layers of models to analyze."""
+"""Find the recurrent layers of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that accompanies recorded values: its tokens, spans, and features that a reader sees."""
+"""Text that accompanies recorded values: its tokens, spans, and features such as "inside quotes"."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def span_of(span: Span, tokens: Sequence[str] | None, steps: int) -> tuple[int, 
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature that a reader sees at each token of a text.
+    """A feature of a text at each token, such as "inside quotes" or the position in a line.
 
     Attributes:
         name: its name, such as "inside quotes".
         measure: computes 0 or 1 at each character, or the number of characters since something began.
-        along: what a count runs along, such as "a line"; None for a feature that is present or absent.
+        along: the unit that a count runs along, such as "a line"; None for a feature that is present or absent.
         memory: whether recognizing it takes more than the current token.
     """
 

@@ -1,4 +1,4 @@
-"""Untrained networks to analyze, and tokens for networks to read."""
+"""Create untrained networks to analyze, and tokens for them to read."""
 
 from __future__ import annotations
 

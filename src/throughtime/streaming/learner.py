@@ -102,7 +102,7 @@ class Learner:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
-            raise UserError("another thread is in the middle of a step of this stream; give each thread its own.")
+            raise UserError("another thread is running a step of this stream; use one stream per thread.")
         try:
             yield
         finally:
@@ -173,7 +173,7 @@ class Learner:
         """See `throughtime.Stream.learn`."""
         with self._alone():
             if self._raw is None:
-                raise UserError("learn uses the step before it, once per step: call step first.")
+                raise UserError("learn must follow a step, and can be called only once per step: call step first.")
             loss, g = self._loss(target, own)
             gradients = self._backward(g)
             self._advance()

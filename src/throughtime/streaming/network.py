@@ -145,12 +145,12 @@ def _of_file(file: ModelFile) -> Network:
     kind, settings, programs = file.description.model, file.description.settings, file.description.programs
     try:
         if kind == "SequenceModel":
-            options = _told_options(settings["recurrent"])
+            options = _options_from(settings["recurrent"])
             skip = settings["skip"] is True
-            return _of_sequence_model(programs, options, file.weights("np"), _told_output(settings), skip, file)
+            return _of_sequence_model(programs, options, file.weights("np"), _output_from(settings), skip, file)
         if kind == "Recurrent":
             weights = file.weights("np")
-            return Network(*_layers(programs, _told_options(settings), weights), source=file, weights=weights)
+            return Network(*_layers(programs, _options_from(settings), weights), source=file, weights=weights)
         if kind in ("RNN", "LSTM", "GRU"):
             mode = f"RNN_{settings['nonlinearity'].upper()}" if kind == "RNN" else kind
             _require_one_direction(settings["bidirectional"])
@@ -164,14 +164,14 @@ def _of_file(file: ModelFile) -> Network:
     raise _unknown(kind)
 
 
-def _told_options(settings: Mapping[str, Any]) -> Options:
+def _options_from(settings: Mapping[str, Any]) -> Options:
     try:
         return Options.of(settings["options"])
     except UserError as error:
         raise _Unfit(error) from None
 
 
-def _told_output(settings: Mapping[str, Any]) -> Output:
+def _output_from(settings: Mapping[str, Any]) -> Output:
     try:
         return output_from(settings["output"])
     except UserError as error:

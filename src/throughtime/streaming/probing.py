@@ -67,14 +67,14 @@ def _masks(structure: Structure, needed: Bools) -> dict[int, Bools]:
     after = structure.total.astype(np.float32)
     masks: dict[int, Bools] = {}
     for k, uses in enumerate(structure.uses):
-        on_the_way = np.zeros(structure.program.parameters[k].shape, bool)
+        relevant = np.zeros(structure.program.parameters[k].shape, bool)
         for use in uses:
             if use.arg is not None:
-                columns = structure.columns(use, np.arange(len(on_the_way)))
+                columns = structure.columns(use, np.arange(len(relevant)))
                 asked = (after[:, columns].T @ needed.astype(np.float32) > 0).astype(np.float32)
-                on_the_way |= asked @ found[use.arg].T.astype(np.float32) > 0
-        if len(structure.program.parameters[k].shape) == 2 and 2 * on_the_way.sum() < on_the_way.size:
-            masks[k] = on_the_way
+                relevant |= asked @ found[use.arg].T.astype(np.float32) > 0
+        if len(structure.program.parameters[k].shape) == 2 and 2 * relevant.sum() < relevant.size:
+            masks[k] = relevant
     return masks
 
 
@@ -83,10 +83,10 @@ def _colors(needed: Bools, nonzero: Bools) -> Ints:
     color = np.full(needed.shape[1], -1)
     used = np.flatnonzero(needed.any(0))
     read = needed[:, used].astype(np.float32)
-    meets = read.T @ nonzero[:, used].astype(np.float32) > 0
-    meets |= meets.T
+    overlaps = read.T @ nonzero[:, used].astype(np.float32) > 0
+    overlaps |= overlaps.T
     for n, column in enumerate(used):
-        taken = color[used[:n][meets[n, :n]]]
+        taken = color[used[:n][overlaps[n, :n]]]
         free = np.flatnonzero(np.bincount(taken, minlength=n + 1) == 0) if len(taken) else np.zeros(1, int)
         color[column] = free[0]
     return color

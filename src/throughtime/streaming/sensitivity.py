@@ -23,8 +23,8 @@ from throughtime.streaming.structure import Group, Structure
 Array = NDArray[Any]
 
 METHODS = RTRL, SNAP1 = "rtrl", "snap1"
-SMALL = 16 << 20  # the most bytes for which exact sensitivities are chosen automatically
-LARGEST = 4 << 30  # the most bytes allowed for a layer
+SMALL = 16 << 20  # the maximum size in bytes of automatically chosen exact sensitivities
+LARGEST = 4 << 30  # the maximum size in bytes of a layer's sensitivities
 
 
 @dataclass(frozen=True)

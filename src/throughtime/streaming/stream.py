@@ -136,7 +136,7 @@ class Stream:
             Without the row axis if `x` has none.
 
         Raises:
-            UserError: if a shape or dtype is wrong, or another thread is in the middle of a step.
+            UserError: if a shape or dtype is wrong, or another thread is running a step.
         """
         if inputs or len(self._inputs) > 1:
             x = joined(self._inputs, x, inputs, np.ndim(x) - 1, self.dtype)
@@ -160,8 +160,7 @@ class Stream:
             per step.
 
         Raises:
-            UserError: if a shape or dtype is wrong, the stream has several rows, or another thread is in the middle of
-                a step.
+            UserError: if a shape or dtype is wrong, the stream has several rows, or another thread is running a step.
         """
         if inputs or len(self._inputs) > 1:
             x = joined(self._inputs, x, inputs, 1, self.dtype)

@@ -211,7 +211,7 @@ def _through(
     direct: bool,
     masks: Mapping[int, Bools] | None,
 ) -> NDArray[np.uint8]:
-    """Return what the elements of a result depend on, given the dependencies of its arguments."""
+    """Return the dependencies of a result's elements, given those of its arguments."""
     if OPERATIONS[op].pointwise:
         return np.asarray(np.bitwise_or.reduce(args))
     if op == "slice":

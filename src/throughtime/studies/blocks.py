@@ -15,8 +15,8 @@ from throughtime.tasks.base import Task
 from throughtime.training.evaluation import OnDevice, total
 
 _BLOCKS = 40
-_TERMS = 100_000  # most terms of held-out data to measure
-_STREAMS = 10  # of a text, read in parallel
+_TERMS = 100_000  # the maximum number of held-out terms to measure
+_STREAMS = 10  # the number of parallel streams that a text is read in
 
 
 def compared_figure(task: Task[Any], part: Any) -> tuple[str, bool]:

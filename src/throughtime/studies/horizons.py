@@ -22,7 +22,7 @@ def horizon_of(model: SequenceModel, task: Task[Any], part: Any, losses: int = L
         losses: the approximate number of losses to follow.
 
     Returns:
-        The lag; the largest lag measured if more than 1% is left there; None if no gradient arrives.
+        The lag; the largest lag measured if more than 1% is left there; None if no gradient reaches the layers.
     """
     try:
         means = reach_of(model, followed(task, part), losses=losses).by_lag

@@ -138,7 +138,7 @@ class _Measurement:
     """The attempts of all pairs of a task and a cell, including those of an interrupted measurement.
 
     Args:
-        settings: what to measure, as stored in the result.
+        settings: the settings of the measurement, as stored in the result.
         cells: the cells by name.
         threads: the number of CPU threads.
         folder: where each attempt is saved as soon as it ends.
@@ -250,8 +250,8 @@ def _tasks(names: Sequence[str]) -> list[str]:
     given = names.split(",") if isinstance(names, str) else list(names)
     wrong = [name for name in given if name not in LAG_TASKS]
     if wrong or not given:
-        told = "; ".join(f"no task named {name!r}{nearest(name, LAG_TASKS)}" for name in wrong)
-        raise UserError(f"{option('tasks')}: {told or 'the list is empty'} (available: {', '.join(LAG_TASKS)})")
+        problems = "; ".join(f"no task named {name!r}{nearest(name, LAG_TASKS)}" for name in wrong)
+        raise UserError(f"{option('tasks')}: {problems or 'the list is empty'} (available: {', '.join(LAG_TASKS)})")
     return list(dict.fromkeys(given))
 
 
@@ -340,25 +340,25 @@ def claims(longest: Mapping[str, Mapping[str, int | None]], lags: Sequence[int])
         lags: the lags that were tried.
 
     Returns:
-        A dictionary per claim with `task`, `claim`, `reproduced` and `found`, the lags in words. `reproduced` is None
-        if the results can't decide because the cells learned none or all of the lags.
+        A dictionary per claim with `task`, `claim`, `reproduced` and `found`, the learned lags as text. `reproduced` is
+        None if the results are inconclusive because the cells learned none or all of the lags.
     """
     found = []
     for task, by_cell in longest.items():
         if "rnn" not in by_cell:
             continue
         plain, last = by_cell["rnn"] or 0, lags[-1]
-        told = f"the plain RNN learned {_lag(plain)}"
+        finding = f"the plain RNN learned {_lag(plain)}"
         if last > PLAIN_LIMIT:
             claim = "a plain RNN spans about ten steps"
             reproduced = plain <= PLAIN_LIMIT if plain else None
-            found.append({"task": task, "claim": claim, "reproduced": reproduced, "found": told})
+            found.append({"task": task, "claim": claim, "reproduced": reproduced, "found": finding})
         for gated in _GATED:
             if gated in by_cell:
                 lag = by_cell[gated] or 0
                 claim = f"the {gated.upper()} spans longer lags than a plain RNN"
                 reproduced = lag > plain if max(lag, plain) > 0 and min(lag, plain) < last else None
-                shown = f"{told}, the {gated.upper()} {_lag(lag)}"
+                shown = f"{finding}, the {gated.upper()} {_lag(lag)}"
                 found.append({"task": task, "claim": claim, "reproduced": reproduced, "found": shown})
     return found
 

@@ -42,7 +42,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 def memory_page(result: Mapping[str, Any]) -> str:
     """Render the page as HTML."""
     settings = result["settings"]
-    cures = [
+    remedies = [
         "forget bias " + ("1" if settings["forget_bias"] is None else f"{settings['forget_bias']:g}"),
         "orthogonal initialization" if settings["orthogonal"] else "uniform initialization",
         f"gradients clipped at {settings['clip']:g}" if settings["clip"] else "gradients not clipped",
@@ -50,7 +50,7 @@ def memory_page(result: Mapping[str, Any]) -> str:
     ]
     facts = [
         f"{settings['minutes']:g} minutes in total, {result['seconds'] / 60:.1f} used",
-        f"{settings['hidden_size']} hidden units", *cures,
+        f"{settings['hidden_size']} hidden units", *remedies,
     ]  # fmt: skip
     explained = (
         "Each pair of task and cell has an equal share of the time, in which new networks learn one lag after another "
@@ -64,7 +64,7 @@ def memory_page(result: Mapping[str, Any]) -> str:
     sections = [
         Section("The longest lag that each cell learned", [explained], head(result), rows(result),
                 figures=[picture(result)]),
-        Section("What textbooks say", sentences(result) or ["The claims concern the plain RNN, which wasn't run."]),
+        Section("Textbook claims", sentences(result) or ["The claims concern the plain RNN, which was not run."]),
         Section("The tasks", [_describe(name) for name in result["longest"]]),
         Section("All attempts", [_FIGURE], ["task", "cell", "lag", "learned", "figure", "steps", "seconds"], attempts),
     ]  # fmt: skip

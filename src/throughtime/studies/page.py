@@ -51,7 +51,7 @@ _PAGE = """<!doctype html>
 </section>
 {% endfor %}
 </main>
-<footer>Made by throughtime {{ version }}. This file is self-contained and loads nothing from elsewhere.</footer>
+<footer>Made by throughtime {{ version }}. This file is self-contained and works offline.</footer>
 <script type="application/json" id="figures">{{ json }}</script>
 <script nonce="{{ nonce }}">{{ plotly }}</script>
 <script nonce="{{ nonce }}">

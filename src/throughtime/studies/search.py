@@ -30,7 +30,7 @@ TERMS = 200_000
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What a search varies, and on which data.
+    """The options that a search varies, the options that it keeps fixed, and its data.
 
     Attributes:
         kind: the task.

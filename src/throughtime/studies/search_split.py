@@ -22,11 +22,11 @@ def split_off_test(data: Data[Any]) -> tuple[Data[Any], Any]:
         valid, test = valid.take(order[::2]), valid.take(order[1::2])
     elif test is None and isinstance(valid, EncodedText) and valid.token_count >= _MIN_TOKENS:
         half = valid.token_count // 2
-        valid, test = (_stretch(valid, start, stop) for start, stop in ((0, half), (half, valid.token_count)))
+        valid, test = (_part_of(valid, start, stop) for start, stop in ((0, half), (half, valid.token_count)))
     return replace(data, valid=valid, test=None), test
 
 
-def _stretch(part: EncodedText, start: int, stop: int) -> EncodedText:
+def _part_of(part: EncodedText, start: int, stop: int) -> EncodedText:
     share = (stop - start) / part.token_count
     return replace(
         part,

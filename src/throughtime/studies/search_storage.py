@@ -1,4 +1,4 @@
-"""The optuna study of a search: where it is stored, who may use it, and the settings that it keeps."""
+"""Store the optuna study of a search, lock it, and check its settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load_optuna() -> Any:
 
 @contextmanager
 def quiet(optuna: Any) -> Iterator[None]:
-    """Silence optuna, which logs every trial and warns of every experimental function."""
+    """Silence optuna, which logs every trial and warns about every experimental function."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():

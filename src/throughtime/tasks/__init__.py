@@ -1,4 +1,4 @@
-"""Tasks: what a network learns, one task per module. Training, evaluation and reports know no particular task."""
+"""Tasks, one per module. Training, evaluation and reports use only the interface `Task`."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def options_of(task: str | type[Task[Any]]) -> type[TaskOptions]:
 
 
 def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tuple[type[Task[Any]], str]:
-    """Return the requested task, or guess one from the data and say why.
+    """Return the requested task, or infer one from the data and explain why.
 
     Args:
-        task: a name or a class; guessed from the data if None.
+        task: a name or a class; inferred from the data if None.
         options: the options that the user set.
 
     Raises:
@@ -96,7 +96,7 @@ def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tu
 
 
 def _why_text(data: Any) -> str:
-    """Say why data are learned as text when no other task claims them.
+    """Explain why the task is text: no other task matches the data.
 
     Raises:
         TrainingError: if the data contain a table.

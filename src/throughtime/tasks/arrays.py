@@ -88,7 +88,7 @@ class ArrayTask(SequenceTask):
         return Interface("numeric", len(codecs.inputs.mean), self.output, per_step=False)
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> NoReturn:
-        """Refuse to read files: the arrays come from the estimator.
+        """Raise DataError: the arrays come from the estimator, not from files.
 
         Raises:
             DataError: always.

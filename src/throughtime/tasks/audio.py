@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from throughtime.sight.report.data import Sound
     from throughtime.sight.report.passage import Passage
 
-_LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
+_QUANTIZATIONS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
 _HELD_OUT = 0.1  # the fraction of a single recording
-_STRETCH = 1 << 14  # samples to predict or draw at a time
+_BLOCK = 1 << 14  # samples to predict or draw at a time
 _SECONDS = 3  # the default length of a generated sound
 
 
@@ -147,8 +147,8 @@ class AudioTask(StreamTask[Audio]):
 
         def rows() -> Iterator[list[float]]:
             stream = Stream(model)
-            for start in range(0, len(part.ids) - 1, _STRETCH):
-                ids = part.ids[start : start + _STRETCH + 1]
+            for start in range(0, len(part.ids) - 1, _BLOCK):
+                ids = part.ids[start : start + _BLOCK + 1]
                 nats, predicted = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
                 columns = (signal_of(codec, ids[1:]), nats / math.log(2), predicted)
                 yield from np.stack(columns, 1).tolist()
@@ -176,8 +176,8 @@ class AudioTask(StreamTask[Audio]):
                 scores = stream.process(begun[start : start + BLOCK])[-1]
             channels = codec.waveform.channels
             frames = sampling.length // channels
-            for start in range(0, frames, _STRETCH):
-                ids = np.zeros(min(_STRETCH, frames - start) * channels, np.int64)
+            for start in range(0, frames, _BLOCK):
+                ids = np.zeros(min(_BLOCK, frames - start) * channels, np.int64)
                 for k in range(len(ids)):
                     ids[k] = output.sample(scores, generator, sampling.temperature)
                     scores = stream.step(int(ids[k]))
@@ -227,10 +227,10 @@ class AudioTask(StreamTask[Audio]):
             return np.stack([nats / math.log(2), predicted], 1)
 
         found, values = listen(model, ids[: len(ids) - 1], names, cost)
-        heard = signal_of(codec, ids[1:])
+        recorded = signal_of(codec, ids[1:])
         window = max(1, round(WINDOW * rate)) * channels
         bits = means(found[:, 0], window)
-        tracks = [track("recording", heard), track("most likely next sample", found[:, 1])]
+        tracks = [track("recording", recorded), track("most likely next sample", found[:, 1])]
         drawn = list(self.sample(model, codecs, self.sampling(codecs)))
         title = f"{short(part.name)}, held-out data from {first / rate / channels:.2f} s"
         return [
@@ -268,7 +268,7 @@ class AudioTask(StreamTask[Audio]):
                 )
         else:
             channels = 1 if options.channels == "mono" else 2
-        return _LAWS[options.quantization](Waveform(rate, channels), options.levels)
+        return _QUANTIZATIONS[options.quantization](Waveform(rate, channels), options.levels)
 
     def _audio(
         self, name: str, recordings: Sequence[Recording], codec: Quantization, progress: Progress | None

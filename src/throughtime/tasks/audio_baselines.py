@@ -13,8 +13,8 @@ from throughtime.data.sound import BLOCK
 from throughtime.data.waveform import Quantization
 
 _ORDERS = (2, 16)  # the orders of the linear predictors
-_FITTED = 64  # the maximum number of training stretches to fit baselines to
-_STRETCH = 1 << 14  # the length of such a stretch in samples
+_FITTED = 64  # the maximum number of training excerpts to fit baselines to
+_EXCERPT = 1 << 14  # the length of an excerpt in samples
 _MAX_ERRORS = 200_000  # the maximum number of errors to fit a distribution to
 
 
@@ -28,13 +28,13 @@ def fit_baselines(codec: Quantization, ids: NDArray[Any]) -> dict[str, Any]:
     Returns:
         The fitted predictors by name, as plain data.
     """
-    starts = np.unique(np.linspace(0, max(0, len(ids) - _STRETCH), _FITTED).astype(np.int64))
-    if len(ids) <= _FITTED * _STRETCH:
-        starts = np.arange(0, len(ids) - 1, _STRETCH)
-    stretches = [ids[start : start + _STRETCH] for start in starts.tolist() if start < len(ids) - 1]
+    starts = np.unique(np.linspace(0, max(0, len(ids) - _EXCERPT), _FITTED).astype(np.int64))
+    if len(ids) <= _FITTED * _EXCERPT:
+        starts = np.arange(0, len(ids) - 1, _EXCERPT)
+    excerpts = [ids[start : start + _EXCERPT] for start in starts.tolist() if start < len(ids) - 1]
 
     def signals() -> list[NDArray[np.float64]]:
-        return [signal_of(codec, stretch) for stretch in stretches]
+        return [signal_of(codec, excerpt) for excerpt in excerpts]
 
     # Channels are interleaved, so the previous sample of the same channel is `channels` steps back.
     last = np.eye(codec.waveform.channels)[-1]
@@ -43,7 +43,7 @@ def fit_baselines(codec: Quantization, ids: NDArray[Any]) -> dict[str, Any]:
     }
     fitted = {}
     for name, coefficients in predictors.items():
-        bounds = [_error_bounds(codec, stretch, coefficients) for stretch in stretches]
+        bounds = [_error_bounds(codec, excerpt, coefficients) for excerpt in excerpts]
         every = max(1, sum(len(low) for low, _ in bounds) // _MAX_ERRORS)
         low, high = (np.concatenate(side)[::every] for side in zip(*bounds, strict=True))
         mixture = Mixture.fit(low, high)

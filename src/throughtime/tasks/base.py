@@ -1,4 +1,4 @@
-"""The interface of a task: everything that training, evaluation, prediction and reports need to know about it."""
+"""The interface of a task, as used by training, evaluation, prediction and reports."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Data(Generic[S]):
         valid: held-out data that select the best weights.
         test: data held out until the end, if any.
         digest: a hash of the data; a run can only be resumed on data with the same digest.
-        counts: the sizes of "train", "valid" and "test", and any other counts the task reports.
+        counts: the sizes of "train", "valid" and "test", and any other counts that the task reports.
         notes: remarks on the data for the user.
     """
 
@@ -96,7 +96,7 @@ class Batches(Protocol):
         ...
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a step. Steps count on across epochs, and the same step always returns the same batch."""
+        """Return the batch of a step, counted from 0 over all epochs; the same step always returns the same batch."""
         ...
 
 
@@ -357,7 +357,7 @@ class Task(ABC, Generic[S]):
         return [(name.replace("_", " "), f"{value:,.4f}") for name, value in figures.items() if value is not None]
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
-        """Describe the size of the data in words."""
+        """Return a readable description of the size of the data."""
         parts = {"train": "for training", "valid": "for validation", "test": "for the test"}
         return ", ".join(f"{counts[name]:,} {words}" for name, words in parts.items() if counts.get(name))
 
@@ -394,7 +394,7 @@ class Task(ABC, Generic[S]):
             progress: called with the current activity and its progress.
 
         Returns:
-            A short description of what was written.
+            A short description of the written file.
 
         Raises:
             UserError: if the task writes its predictions as tables only.
@@ -403,7 +403,7 @@ class Task(ABC, Generic[S]):
         raise UserError(f"predictions of task {self.name} are tables; use .csv or .parquet")
 
     def pictures(self, model: SequenceModel, data: Data[S], terms: int) -> dict[str, Any]:
-        """Return the content of the training report besides learning curves, the gradients' reach and samples.
+        """Return the task's part of the training report, besides learning curves, the gradients' reach and samples.
 
         Args:
             model: the trained network.

@@ -328,7 +328,7 @@ def _numeric(codecs: Codecs) -> bool:
 
 
 class _Texts(Sequence[str]):
-    """How a report shows each sequence: its text, or its name if it consists of numbers."""
+    """The text that a report shows for each sequence, or its name if it consists of numbers."""
 
     def __init__(self, part: Sequences, codecs: Codecs) -> None:
         self._part, self._codecs = part, codecs

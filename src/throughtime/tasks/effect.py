@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _PRE_EMPHASIS = 0.85
 _ORDER = 7  # the order of the polynomial baseline
 _READ_AT_ONCE = 8192  # steps to evaluate at a time
-_HEARD = 4096  # samples to choose the training example from
-_TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # of the speed measurement
+_EXAMPLE_SAMPLES = 4096  # samples to choose the training example from
+_TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # samples per block and duration of the speed measurement
 
 
 class Effect(Task[Pairs]):
@@ -89,7 +89,7 @@ class Effect(Task[Pairs]):
         bounds = {"train": (0.0, first), "valid": (first, last), "test": (last, 1.0)}
         for name, (start, stop) in bounds.items():
             if start < stop and name not in parts:
-                parts[name] = _stretch(whole, start, stop)
+                parts[name] = _part_of(whole, start, stop)
         counts = {name: part.samples for name, part in parts.items()}
         digest = "".join(parts[name].digest for name in sorted(parts))
         return Data(
@@ -113,7 +113,7 @@ class Effect(Task[Pairs]):
         dry = [recording.samples(codecs.inputs) for recording in recordings]
         signals = [np.concatenate([samples, np.zeros_like(samples)], 1) for samples in dry]
         digest = "".join(recording.digest for recording in recordings)
-        each = settings_by_pair(self.options.knob, len(recordings), "what is read")
+        each = settings_by_pair(self.options.knob, len(recordings), "the sounds")
         knobs = np.stack([codecs.inputs.settings(own) for own in each])
         return Pairs(recordings[0].name, signals, codecs.inputs.rate, digest, knobs)
 
@@ -159,7 +159,7 @@ class Effect(Task[Pairs]):
         return {**found, "mae_db": 20 * math.log10(max(figures["mae"], 1e-10)), "samples": int(figures["terms"])}
 
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
-        """Return the number of seconds of sound that `Stream` computes per second on one core, in blocks of 64."""
+        """Return how many seconds of sound `Stream` computes per second on one core, in blocks of 64 samples."""
         from throughtime.streaming import Stream
 
         device: DeviceInput = codecs.inputs
@@ -239,7 +239,7 @@ class Effect(Task[Pairs]):
         import torch
 
         parameter = next(model.parameters())
-        inputs, wet = _of_pair(data.valid, 0, slice(0, _HEARD))
+        inputs, wet = _of_pair(data.valid, 0, slice(0, _EXAMPLE_SAMPLES))
         loudest = int(np.abs(wet[:, 0]).argmax())
         given = torch.from_numpy(inputs[: loudest + 1])[:, None].to(parameter.device, parameter.dtype)
         with torch.no_grad():
@@ -327,8 +327,8 @@ def _device_of(pairs: Sequence[Pair], rate: int | None) -> DeviceInput:
     return DeviceInput(rate or common([pair.dry for pair in pairs], "rate"), knobs=tuple(pairs[0].knobs))
 
 
-def _stretch(pairs: Pairs, start: float, stop: float) -> Pairs:
-    """Return the same part of each pair."""
+def _part_of(pairs: Pairs, start: float, stop: float) -> Pairs:
+    """Return the same fraction of each pair."""
     signals = [signal[round(start * len(signal)) : round(stop * len(signal))] for signal in pairs.signals]
     if not all(map(len, signals)):
         raise DataError(f"{pairs.name} is too short to hold out part of it")

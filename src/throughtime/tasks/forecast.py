@@ -113,7 +113,7 @@ class ForecastTask(Task[Windows]):
                 calendar=options.calendar,
             )
         windows = self._windows(table, codec)
-        # Short series start with windows whose context is incomplete, but at least half of it is there.
+        # Short series start with windows whose context is incomplete, but at least half full.
         first = np.where(train >= codec.context + horizon, codec.context, np.maximum(1, (train - horizon) // 2))
         middle = seen - (seen - train) // 2
 
@@ -141,12 +141,12 @@ class ForecastTask(Task[Windows]):
         )
 
     def _fits(self, lengths: NDArray[np.int64], horizon: int) -> bool:
-        """Whether series of these lengths have rows to train on and to validate with this horizon."""
+        """Return whether series of these lengths have rows to train on and to validate with this horizon."""
         train, seen, _ = self._parts(lengths, horizon)
         return bool(train.max() >= horizon + (self.options.context or 1) and (seen - train).max() >= horizon)
 
     def _too_short(self, lengths: NDArray[np.int64]) -> str:
-        """Say that the series are too short for the horizon, and which horizon is the largest."""
+        """Return the message that the series are too short for the horizon, with the largest possible horizon."""
         context = self.options.context
         given = [setting("horizon", self.horizon), *([setting("context", context)] if context else ())]
         smaller = range(1, self.horizon)
@@ -198,7 +198,7 @@ class ForecastTask(Task[Windows]):
 
     @property
     def _how(self) -> dict[str, Any]:
-        """The fields of `Windows` that the strategy sets."""
+        """The arguments of `Windows` that the strategy determines."""
         return {name: self._strategy == name for name in ("recursive", "parallel")}
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:

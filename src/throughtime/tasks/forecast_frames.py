@@ -58,7 +58,7 @@ class FrameForecast(ForecastTask):
         return not model.reads_tokens and model.input_size == expected.size and model.head.output == expected.output
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> NoReturn:
-        """Refuse to read files: the data come from the estimator.
+        """Raise DataError: the data come from the estimator, not from files.
 
         Raises:
             DataError: always.

@@ -22,13 +22,13 @@ _MEASURED = 2_000  # windows to measure errors on
 _SHOWN = 6  # windows of each kind to show
 _CONTEXT = 3  # horizons of context to draw, at most
 _SERIES = 50  # rows of the table, at most
-_LOOKED = 16  # windows to follow gradients in
+_LOOKBACK_WINDOWS = 16  # windows to follow gradients in
 
 
 def outcome(
     model: SequenceModel, part: Windows, share: float, fitted: Mapping[str, Any], measured: int = _MEASURED
 ) -> dict[str, Any]:
-    """Evaluate forecasts of a part of the data for a report, as fields of `ReportData`.
+    """Evaluate forecasts of a part of the data and return them as fields of `ReportData`.
 
     Args:
         model: the trained network.
@@ -68,7 +68,7 @@ def lookback(model: SequenceModel, part: Windows) -> Curve:
     from throughtime.sight.report.data import Curve
 
     n, at = part.steps[0], part.decoding
-    steps = part.evenly_spaced(_LOOKED)
+    steps = part.evenly_spaced(_LOOKBACK_WINDOWS)
     inputs = steps.inputs(np.arange(len(steps)), teacher=True).steps
     if part.parallel:  # each step of the horizon directly follows the context
         context, horizon = inputs[:n], inputs[n:]

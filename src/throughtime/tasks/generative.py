@@ -1,4 +1,4 @@
-"""Tasks whose network can generate new data, and how a sample is drawn."""
+"""Tasks whose network can generate new data, and the options of sampling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw a sample from a network.
+    """The options of drawing a sample from a network.
 
     Attributes:
         length: the number of tokens, steps or audio samples to generate.
@@ -71,7 +71,7 @@ class Generative(Task[S]):
         Args:
             model: the network.
             codecs: the codecs of its data.
-            sampling: how to draw the sample.
+            sampling: the sampling options.
             prompt: the beginning to continue: a text, or the path of a file for other data. Empty for none.
 
         Raises:
@@ -88,7 +88,7 @@ class Generative(Task[S]):
         return 500
 
     def sampling(self, codecs: Codecs, length: int | None = None, **options: Any) -> Sampling:
-        """Return how to draw a sample, with the task's default length.
+        """Return sampling options, with the task's default length.
 
         Args:
             codecs: the codecs of the data.

@@ -46,11 +46,11 @@ class LagOptions(SequenceOptions):
 
 
 class LagTask(SequenceTask):
-    """A task whose sequences are generated and each used once.
+    """A task on generated sequences, each of which is used once.
 
     Attributes:
         figure: the metric that decides whether the task is learned: `loss` or `accuracy`.
-        threshold: the value of the metric from which the task counts as learned.
+        threshold: the value of the metric at which the task counts as learned.
         guess: the value of the metric without any memory.
         min_lag: the shortest possible lag.
     """
@@ -100,7 +100,7 @@ class LagTask(SequenceTask):
         return Sequences(list(inputs.swapaxes(0, 1)), list(targets.T) if per_step else targets)
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> NoReturn:
-        """Refuse to read files: the sequences are generated."""
+        """Raise DataError: the sequences are generated, not read from files."""
         raise DataError(f"{self.name} generates its sequences and can't read files")
 
     def batches(  # type: ignore[override]
@@ -118,7 +118,7 @@ class LagTask(SequenceTask):
         return {name: value for name, value in figures.items() if name != "terms"}
 
     def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
-        """Predict each sequence."""
+        """Return the prediction for each sequence."""
         output = model.head.output
 
         def rows() -> Iterator[list[Any]]:

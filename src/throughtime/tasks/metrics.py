@@ -1,4 +1,4 @@
-"""Metrics missing from torchmetrics. This module imports torch, so tasks import it inside functions."""
+"""Metrics that torchmetrics lacks. This module imports torch, so tasks import it inside functions."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ class ErrorToSignal(Metric):
     def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
         """Add concatenated signals `[N, channels]` with the given lengths."""
         cuts = lengths.tolist()
-        stretches = (torch.split(x.double(), cuts) for x in (raw, targets))
-        for found, true in zip(*stretches, strict=True):
+        sequences = (torch.split(x.double(), cuts) for x in (raw, targets))
+        for found, true in zip(*sequences, strict=True):
             error = true - found
             if self.pre_emphasis:
                 error, true = (x[1:] - self.pre_emphasis * x[:-1] for x in (error, true))

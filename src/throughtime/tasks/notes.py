@@ -156,7 +156,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         return {"rolls": rolls}
 
     def features(self, codecs: Codecs) -> Sequence[str]:
-        """The names of the keys."""
+        """Return the names of the keys."""
         return KEY_NAMES
 
     def read_passage(

@@ -1,4 +1,4 @@
-"""The tasks defined so far. Imports nothing, so that the command's help appears at once."""
+"""The registry of tasks. Imports nothing, so that the command's help appears at once."""
 
 from __future__ import annotations
 

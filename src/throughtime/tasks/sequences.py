@@ -56,7 +56,7 @@ class SequenceTask(Task[Sequences]):
         """Return the batch size, reduced to the number of sequences if there are fewer."""
         if len(data.train) < ranks:
             raise DataError(
-                f"{data.name} has {len(data.train)} training sequences, fewer than the {ranks} processes that would "
+                f"{data.name} has {len(data.train)} training sequences, fewer than the {ranks} processes that "
                 "share them"
             )
         return max(ranks, min(batch, len(data.train)))
@@ -74,7 +74,7 @@ class SequenceTask(Task[Sequences]):
         return None
 
     def passage(self, part: Sequences, codecs: Codecs, length: int, name: str, *, answered: bool = True) -> Passage:
-        """See `Task.passage`; `answered` says whether the targets are known."""
+        """See `Task.passage`; `answered` is whether the targets are known."""
         from throughtime.sight.report.passage import Item, Passage, spread
 
         items = [

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("throughtime")
 
-_SAMPLES = 2  # shown after training
+_SAMPLES = 2  # the number of samples to show after training
 _NAMED = 10  # unknown tokens of a prompt to name, at most
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
 
@@ -69,8 +69,8 @@ class Text(StreamTask[EncodedText]):
         for what, name, part in (("validation", "valid", corpus.valid), ("test", "test", corpus.test)):
             if part is not None and part.token_count < 2:
                 raise DataError(
-                    f"the {what} text has {part.token_count} token; at least 2 are needed: use more text, or name "
-                    f"another with {option(name)}"
+                    f"the {what} text has {part.token_count} token; at least 2 are needed: use more text, or pass "
+                    f"another text with {option(name)}"
                 )
         return _data(corpus)
 

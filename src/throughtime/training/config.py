@@ -73,7 +73,7 @@ def _cell_options(value: Any) -> dict[str, Any] | None:
 
 
 def _plain(text: str) -> bool | int | float | str | None:
-    """Convert a text to the value it spells."""
+    """Convert a text to the number, boolean, None or string that it represents."""
     named = {"true": True, "false": False, "none": None}
     if text.lower() in named:
         return named[text.lower()]

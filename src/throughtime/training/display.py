@@ -12,7 +12,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from throughtime.spelling import duration
 
 _REDRAWN = 5  # redraws per second
-_PIPED, _PIPED_SHARE = 10.0, 0.05  # lines in a pipe are as many seconds or this fraction of the activity apart
+_PIPED, _PIPED_SHARE = (
+    10.0,
+    0.05,
+)  # the minimum interval of lines in a pipe, in seconds and as a fraction of the activity
 
 
 class Display:

@@ -113,20 +113,20 @@ def path_from_first(training: TrainingOptions, begin: Callable[[], Path]) -> Pat
         return begin()
     # torchrun and SLURM start all processes at once, so the others wait here for the first.
     make_fabric(training).launch()
-    told: list[Path | None] = [None]
+    shared_path: list[Path | None] = [None]
     try:
         if rank() == 0:
-            told = [begin().resolve()]
+            shared_path = [begin().resolve()]
     finally:
-        torch.distributed.broadcast_object_list(told)
-    if told[0] is None:
+        torch.distributed.broadcast_object_list(shared_path)
+    if shared_path[0] is None:
         raise TrainingError("the first process failed to start; see its error message")
-    return told[0]
+    return shared_path[0]
 
 
 @contextmanager
 def joinable(run: Run) -> Iterator[None]:
-    """Tell processes that Fabric starts within the context which run to join."""
+    """Within the context, tell the processes that Fabric starts which run to join."""
     os.environ[_JOINED] = str(run.path.resolve())
     try:
         yield

@@ -96,7 +96,7 @@ class Fit:
         self._generators: list[Tensor] | None = None  # set until the first step of a resumed training
         self._clock, self._rates = clock, rates
         self.seconds = self.step_seconds = 0.0
-        self._before = 0.0  # seconds in earlier sessions
+        self._before = 0.0  # training time in earlier sessions, in seconds
         self._began: float | None = None
         self._stopped = self._timed_out = False
 
@@ -107,7 +107,7 @@ class Fit:
 
     @property
     def evaluated(self) -> SequenceModel:
-        """The network to validate and save: the one with averaged weights if `ema` is set, otherwise `model`."""
+        """The network to validate and save: with averaged weights if `ema` is set, otherwise `model`."""
         return self.model if self._average is None else self._average.module
 
     @property
@@ -310,7 +310,7 @@ def fit(
         data: the data; by default, those that the task's options name.
         config: the options of network and training; the task's defaults if None.
         callbacks: callbacks to run between steps, after the validation.
-        cell: a custom cell; by default, the one that `config` names.
+        cell: a custom cell; by default, the cell named in `config`.
         keep: "best" keeps the weights with the best validation metric; "last" keeps those after the last step and
             skips validation.
 

@@ -48,7 +48,7 @@ class Inference:
         paths: files and directories; the data that the run held out if None, for evaluation only.
         encoding_errors: "strict" or "replace"; as in training if None.
         knob: for effects, the device's knob settings from 0 to 1.
-        engine: the engine that runs the recurrent layers; the one used in training if None.
+        engine: the engine that runs the recurrent layers; if None, the engine used in training.
         progress: called with the current activity and its progress.
     """
 
@@ -124,7 +124,7 @@ class Inference:
             out: the path of the output file, with one of the extensions in the task's `prediction_files`.
 
         Returns:
-            A short description of what was written.
+            A short description of the written file.
 
         Raises:
             UserError: if the task doesn't write such files.
@@ -171,7 +171,7 @@ def evaluate(
         step: for forecasts, the number of rows between the origins of consecutive windows; the horizon by default.
         encoding_errors: "strict" or "replace"; as in training by default.
         knob: for effects, the device's knob settings from 0 to 1, such as `{"gain": 0.7}`.
-        engine: the engine that runs the recurrent layers; the one used in training by default.
+        engine: the engine that runs the recurrent layers; by default, the engine used in training.
         progress: called with the current activity and its progress.
 
     Returns:
@@ -203,7 +203,7 @@ def predict(
         update: for forecasts, a table of later rows, which append to `data` or replace rows with the same time.
         encoding_errors: "strict" or "replace"; as in training by default.
         knob: for effects, the device's knob settings from 0 to 1, such as `{"gain": 0.7}`.
-        engine: the engine that runs the recurrent layers; the one used in training by default.
+        engine: the engine that runs the recurrent layers; by default, the engine used in training.
         progress: called with the current activity and its progress.
 
     Returns:
@@ -233,7 +233,7 @@ def sample(
         prompt: the beginning to continue: a text for text, the path of a file for notes or sound. Empty for none.
         length: the number of tokens, steps or samples to generate; the task's default if None.
         seed: the random seed; the same seed produces the same sample.
-        engine: the engine that runs the recurrent layers; the one used in training by default.
+        engine: the engine that runs the recurrent layers; by default, the engine used in training.
         **draw: sampling options of the task; for text `temperature`, `top_k` and `top_p`.
 
     Returns:

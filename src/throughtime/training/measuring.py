@@ -63,7 +63,7 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
 
 
 def worse_than(task: Task[Any], figures: Figures, baselines: Mapping[str, Figures]) -> str:
-    """Say that the network is worse than the best baseline; "" if it isn't."""
+    """Return a warning if the network is worse than the best baseline, otherwise ""."""
     metric, larger = task.compared_metric
     theirs = {name: each[metric] for name, each in baselines.items() if metric in each}
     if not theirs or metric not in figures:

@@ -1,4 +1,4 @@
-"""metrics.csv, which has rows of metrics at intervals and is truncated when a run is resumed."""
+"""Write metrics.csv: rows of metrics at intervals, truncated when a run is resumed."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class TrainOptions(TypedDict, total=False):
     None means that an option isn't set.
     """
 
-    # every task
+    # options of all tasks
     data: PathLike | Sequence[PathLike] | None
     valid: PathLike | None
     test: PathLike | None
@@ -27,7 +27,7 @@ class TrainOptions(TypedDict, total=False):
     min_count: int | None
     window: int | None
 
-    # classify; level and min_count too
+    # classify, which also has level and min_count
     label: str | None
     text: str | None
     group: str | None
@@ -46,7 +46,7 @@ class TrainOptions(TypedDict, total=False):
     augment: int | None
     class_weights: Literal["none", "balanced"] | None
 
-    # tag; min_count, valid_share and test_share too
+    # tag, which also has min_count, valid_share and test_share
     token_column: int | str | None
     tag_column: int | str | None
     sentence_column: str | None
@@ -54,14 +54,14 @@ class TrainOptions(TypedDict, total=False):
     # notes
     step: float | None
 
-    # audio; window and rate too
+    # audio, which also has window and rate
     channels: Literal["mono", "stereo"] | None
     quantization: Literal["mu-law", "linear"] | None
     levels: int | None
     output: Literal["softmax", "mixture"] | None
     components: int | None
 
-    # effect; rate, window, valid_share and test_share too
+    # effect, which also has rate, window, valid_share and test_share
     paired: bool | None
     align: Literal["auto", "off"] | None
     skip: bool | None
@@ -69,7 +69,7 @@ class TrainOptions(TypedDict, total=False):
     burn_in: int | None
     knob: Mapping[str, Sequence[float]] | None
 
-    # forecast; time and segment too
+    # forecast, which also has time and segment
     target: str | None
     horizon: int | None
     context: int | None
@@ -115,7 +115,7 @@ class TrainOptions(TypedDict, total=False):
     chrono: float | None
     init_from: PathLike | None
 
-    # how long
+    # the length of training
     epochs: float | None
     steps: int | None
     minutes: float | None

@@ -28,22 +28,22 @@ from throughtime.training.evaluation import OnDevice, total
 from throughtime.training.optimizers import clipped_norm, make_optimizer
 from throughtime.training.run_config import Plan
 
-_VALIDATION_SHARE = 0.05  # of the training time
+_VALIDATION_SHARE = 0.05  # the fraction of the training time that validations take
 _FORWARD_SHARE = 1 / 3  # the fraction of a training step's time that the forward pass takes
 _MAX_VALIDATIONS, _MIN_VALIDATIONS = 100, 20
 _MIN_VALIDATED = 2000  # terms; fewer would be too noisy
 _LOOP = 1e-4  # the overhead of the loop per step in seconds, in addition to the measured time
 _TIMED_LOSSES = 5
 _MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the share is of the budget
-# What follows training: the evaluation, the measurement of the gradients' reach, and the rest, which takes seconds of
-# CPU time to load and write files, and the time of some training steps to draw samples.
-_RESERVED = 0.09  # the fraction of the time for all of it
-_EVALUATION_SHARE = 0.6  # of what the rest leaves; the others are for the reach
+# Time is reserved for three things after training: the evaluation, the measurement of the gradients' reach, and the
+# rest, which takes seconds of CPU time to load and write files, and the time of some training steps to draw samples.
+_RESERVED = 0.09  # the fraction of the budget to reserve
+_EVALUATION_SHARE = 0.6  # the evaluation's fraction of the reserved time without the rest
 _FEWEST_EVALUATED, _FEWEST_LOSSES = 1000, 8
-_REST, _REST_STEPS, _MAX_REST = 1.2, 8, 0.2  # the last one is a fraction of the time
+_REST, _REST_STEPS, _MAX_REST = 1.2, 8, 0.2  # _MAX_REST is a fraction of the budget
 _SAFETY = 1.2
-_LEAST = 1.5  # the least budget, relative to the time for everything except training, which varies from run to run
-_AGAIN = 0.3  # the peak learning rate, relative to `lr`, when a finished run is trained further
+_MIN_BUDGET = 1.5  # relative to the time for everything except training, which varies from run to run
+_FURTHER_PEAK = 0.3  # the peak learning rate, relative to `lr`, when a finished run is trained further
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Throughput:
     waiting: float = 1.0
 
     def reach(self, streams: int, losses: int) -> float:
-        """Return the seconds to measure a network's reach; with fewer losses than sequences, some are left out."""
+        """Return the seconds needed to measure how far gradients reach; at most one sequence per loss is read."""
         return min(streams, losses) * self.stream + losses * self.loss
 
 
@@ -115,11 +115,11 @@ def make_plan(
         before = clock() - started
         seconds = max(0.0, budget - reserve - before)
         if report and seconds < speed.step:
-            least = math.ceil(_LEAST * (before + reserve + speed.step) / 60 * 10) / 10
+            least = math.ceil(_MIN_BUDGET * (before + reserve + speed.step) / 60 * 10) / 10
             asked, enough = (setting("minutes", f"{minutes:g}") for minutes in (training.minutes, least))
             raise TrainingError(
                 f"{asked} leaves no time to train: {duration(before)} were needed before the first step, and "
-                f"{duration(reserve)} are for the report; use at least {enough}"
+                f"{duration(reserve)} are reserved for the report; use at least {enough}"
             )
         expected = [*ends, max(1, int(seconds / (1 + _VALIDATION_SHARE) / speed.step))]
     validate_every = _interval(min(expected), epoch_steps)
@@ -153,7 +153,7 @@ def later_end(
         minutes: the new end in minutes of training.
 
     Raises:
-        TrainingError: if a value is out of range, or the run has already trained as long.
+        TrainingError: if a value is out of range, or the run has already trained that long.
     """
     given = {"steps": steps, "epochs": epochs, "minutes": minutes}
     config = TrainConfig.of(**{**run.config.given, **given})
@@ -176,7 +176,7 @@ def later_end(
         "steps": min(ends, default=None), "seconds": seconds, "expected_steps": min(expected), "validate_at": None
     }  # fmt: skip
     if run.finished:
-        update |= {"from_step": done, "from_seconds": took, "peak": _AGAIN}
+        update |= {"from_step": done, "from_seconds": took, "peak": _FURTHER_PEAK}
     return config, run.plan.model_copy(update=update)
 
 
@@ -213,7 +213,7 @@ def _interval(steps: int, epoch_steps: int) -> int:
 def _after_training(
     task: Task[Any], data: Data[Any], speed: Throughput, budget: float, held_out: Sequence[int]
 ) -> tuple[int, int, float]:
-    """Plan what follows training.
+    """Plan the evaluation and the report after training.
 
     Args:
         task: the task.
@@ -248,7 +248,7 @@ def _calibration(task: Task[Any], speed: Throughput, budget: float, held_out: in
 
 
 def _reads_in(task: Task[Any], method: str) -> bool:
-    """Whether a task overrides an optional method that runs the network on held-out data."""
+    """Return whether a task overrides an optional method that runs the network on held-out data."""
     return getattr(type(task), method) is not getattr(Task, method)
 
 
@@ -278,7 +278,7 @@ def _reach_speed(model: SequenceModel, task: Task[Any], data: Data[Any]) -> tupl
     times = {}
     for losses in (1, 1, _TIMED_LOSSES):  # the first call also derives the gradient's programs
         before = time.monotonic()
-        with suppress(UserError):  # no gradient arrives; the report then shows no reach
+        with suppress(UserError):  # if the loss doesn't depend on the layers, the report omits the reach
             reach_of(model, [sequence], losses=losses)
         times[losses] = time.monotonic() - before
     loss = max(0.0, times[_TIMED_LOSSES] - times[1]) / (_TIMED_LOSSES - 1)

@@ -46,7 +46,7 @@ def session(training: TrainingOptions, progress: bool) -> Iterator[Display]:
 
 @contextmanager
 def settings_kept(training: TrainingOptions) -> Iterator[None]:
-    """Restore torch's threads and generators afterwards, and silence Lightning."""
+    """Restore torch's number of threads and its generators afterwards, and silence Lightning."""
     threads = torch.get_num_threads()
     device = device_for(training)
     # With several processes, each has its own device and must not touch the generators of the others.

@@ -39,12 +39,12 @@ class Start:
 
     @classmethod
     def of(cls, config: TrainConfig, given: Collection[str], cell: Cell | None) -> Self:
-        """Resolve what a configuration starts from.
+        """Resolve the starting point of a configuration.
 
         Args:
             config: the options.
             given: the names of the options that the user set.
-            cell: the cell, if it isn't the one that `config` names.
+            cell: the cell, if it differs from the cell that `config` names.
 
         Raises:
             RunError: if the other run can't be read or has no weights yet.

@@ -79,12 +79,13 @@ class NativeEngine:
             program: a legal program.
             steps: the number of time steps T.
             inputs: `[T, B, width]` for each input of the program.
-            states: a `[1, B, width]` for each state, its initial value; None or empty for what the program declares.
+            states: the initial value `[1, B, width]` of each state; None or empty for the values that the program
+                declares.
             parameters: a tensor of each parameter's shape, or for a vector its pieces; see
                 `throughtime.engines.weight_layouts.WeightLayout.in_pieces`.
 
         Returns:
-            The outputs `[T, B, width]`, the final `[1, B, width]` of each state, and the reductions.
+            The outputs `[T, B, width]`, the final value `[1, B, width]` of each state, and the reductions.
         """
         return Result(*self._run(program, (inputs, states or None, parameters), Layout(steps, 0), None, True))
 
@@ -145,7 +146,7 @@ def release_memory() -> int:
 
 
 def instruction_sets() -> list[str]:
-    """The instruction sets of this machine that the engine can use, best first."""
+    """Return the instruction sets of this machine that the engine can use, best first."""
     return [] if _native is None else _native.instruction_sets()
 
 

@@ -87,7 +87,7 @@ def accumulated_products(program: Program) -> dict[int, Instruction]:
 def _sums_of(
     program: Program, id: int, users: dict[int, list[int]], phase: Sequence[Phase]
 ) -> dict[int, tuple[int, Instruction]]:
-    """Map each sum that uses a part of a product to that part and to a product that computes only that part."""
+    """Map each sum that uses a slice of a product to that slice, and to a product that computes the slice alone."""
     product = program.body[id]
     parts = {id: product}
     if product.op == "linear" and users[id] and all(program.body[user].op == "slice" for user in users[id]):

@@ -99,7 +99,7 @@ class _Lowering:
         return moments
 
     def _is_given(self, id: int) -> bool:
-        """Whether a value is a leaf or a slice of one."""
+        """Return whether a value is a leaf or a slice of one."""
         instruction = self.body[id]
         return instruction.op in LEAVES or (instruction.op == "slice" and self.body[instruction.args[0]].op in LEAVES)
 
@@ -122,7 +122,7 @@ class _Lowering:
         return result
 
     def _arrival(self, id: int) -> _Moment:
-        """The time at which a value can be copied: its own, or the step if it is available before the loop."""
+        """Return the time at which a value can be copied: its own, or the step if it is available before the loop."""
         known = self.body[id].op in LEAVES or self.moments[id].phase == BEFORE
         return _Moment(STEP, 0) if known else self.moments[id]
 
@@ -153,14 +153,14 @@ class _Lowering:
         return -self.body[id].width, id
 
     def _parts(self, id: int) -> Iterable[tuple[int, int]]:
-        """The parts of a concatenation, each with its start."""
+        """Return the parts of a concatenation, each with its start."""
         start = 0
         for arg in self.body[id].args if self.body[id].op == "concat" else ():
             yield arg, start
             start += self.body[arg].width
 
     def _holder(self, id: int) -> tuple[int, int]:
-        """The value whose memory holds a value, and the start within it."""
+        """Return the value whose memory holds a value, and the start within it."""
         offset = 0
         while id in self.held:
             id, start = self.held[id]
@@ -204,7 +204,7 @@ class _Lowering:
                 self.homes[id] = (self._buffer(lasting, instruction.width), 0)
 
     def _lasting(self, sharing: Iterable[int]) -> str:
-        """The kind of buffer whose lifetime suffices for memory that these values share."""
+        """Return the kind of buffer whose lifetime suffices for memory that these values share."""
         written = {(self.moments[id], self.body[id].op in PRODUCTS) for id in sharing if self.body[id].op not in LEAVES}
         written |= {(_Moment(STEP, 0), False) for id in sharing if self.body[id].op == PREVIOUS}
         touched = {*written, *(reader for id in sharing for reader in self.readers[id])}
@@ -227,7 +227,7 @@ class _Lowering:
     # The plan.
 
     def _copies(self) -> Iterable[_Copy]:
-        """The copies that the plan needs."""
+        """Return the copies that the plan needs."""
         targets = [(o.value, (self.outputs[k], 0)) for k, o in enumerate(self.program.outputs)]
         targets += [(s.next, (self.nexts[k], 0)) for k, s in enumerate(self.program.states)]
         targets += [item for item in self.durable.items() if item not in targets]
@@ -248,7 +248,7 @@ class _Lowering:
             yield from copies
 
     def _follows(self, copy: _Copy, at: tuple[int, int], start: int) -> bool:
-        """Whether the value at `at` directly follows the copied one both in the source and in the target."""
+        """Return whether the value at `at` directly follows the copied one both in the source and in the target."""
         holder, first = self._holder(copy.value)
         return at == (holder, first + copy.width) and start == copy.start + copy.width
 
@@ -286,7 +286,7 @@ class _Lowering:
                     free.setdefault(self.body[holder].width, []).append(scratch.pop(holder))
 
     def _touched(self, action: int | _Copy) -> set[int]:
-        """The scratch values that an action reads or writes."""
+        """Return the scratch values that an action reads or writes."""
         if isinstance(action, int):
             values = [action, *self.body[action].args]
         else:
@@ -316,7 +316,7 @@ class _Lowering:
             self.plan.add_operation(instruction.op, width, to, sources)
 
     def _place(self, id: int, phase: str, scratch: dict[int, int]) -> Place:
-        """The place of a value in a phase."""
+        """Return the place of a value in a phase."""
         holder, offset = self._holder(id)
         if holder in scratch:
             return scratch[holder], offset

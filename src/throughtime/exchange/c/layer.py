@@ -50,7 +50,7 @@ class Layer:
         self._memory = Memory(program, self._schedule, self._fields)
         home = self._memory.homes.get(output)
         self.output = home if home in self._fields else None
-        self.code = [line for item in self._schedule.items for line in self._item(item)] + self._ending()
+        self.code = [line for item in self._schedule.items for line in self._item(item)] + self._final_copies()
         self.scratch = 4 * sum(self._memory.buffers.values())
 
     @property
@@ -161,8 +161,8 @@ class Layer:
     def _local(self, id: int) -> str:
         return self._labels.get(id, f"v{id}")
 
-    def _ending(self) -> list[str]:
-        """Return the copies of the output and of the states that are not in their final place yet."""
+    def _final_copies(self) -> list[str]:
+        """Return the statements that copy the output and the states to their final locations."""
         lines: list[str] = []
         output = self.program.outputs[0].value
         if self.output is None:
@@ -170,7 +170,7 @@ class Layer:
         last: list[str] = []
         for k, state in enumerate(self.program.states):
             source, target = self._address(state.next), Address(self._fields[k])
-            if source.base in self._fields and source != target:  # another copy may overwrite it
+            if source.base in self._fields and source != target:  # a copy to another state may overwrite it
                 buffer = f"next{k}"
                 self._memory.buffers[buffer] = state.width
                 lines += _copied(Address(buffer), source, state.width)

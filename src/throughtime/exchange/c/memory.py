@@ -64,7 +64,7 @@ class Memory:
         self._choose()
 
     def stored(self, id: int) -> bool:
-        """Check whether a computed value is needed outside its loop."""
+        """Return whether a computed value is needed outside its loop."""
         return id in self.read or id in self._held
 
     def held(self, id: int) -> tuple[int, int]:

@@ -282,7 +282,7 @@ def _output_width(layer: Layer) -> int:
 
 
 def _plain(name: str) -> str:
-    """Return a name that can't end a comment."""
+    """Remove characters that could end the C comment that contains a name."""
     return "".join(c for c in name if c.isascii() and (c.isalnum() or c in "_-. ")) or "a cell"
 
 

@@ -40,8 +40,8 @@ class CFile:
         weights: the size of the constant data in bytes.
         state: the RAM of each stream in bytes.
         scratch: the stack space of a step's buffers in bytes.
-        error: with `quantize`, the largest difference of an output from the float32 network's and the largest output,
-            over 200 steps of random input; None otherwise.
+        error: with `quantize`, a pair: the largest difference between the outputs of the rounded and the float32
+            network, and the largest output, over 200 steps of random input; None otherwise.
     """
 
     source: Path

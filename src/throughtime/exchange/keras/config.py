@@ -183,9 +183,11 @@ def _layer(
             found.unread[name] = str(error)
             return masks
     if kind in _RECURRENT:
-        told = tuple(sorted(masks, key=str))
+        layer_masks = tuple(sorted(masks, key=str))
         merge = arguments.get("merge_mode", "concat") if kind == BIDIRECTIONAL else "concat"
-        found.add(name, source, lambda: _directions(kind, arguments, source), merge=merge, masks=told, inside=inside)
+        found.add(
+            name, source, lambda: _directions(kind, arguments, source), merge=merge, masks=layer_masks, inside=inside
+        )
         return masks if _keeps_steps(arguments) else frozenset()
     if str(kind).startswith("ConvLSTM"):
         found.claimed.add(source.path)
@@ -248,14 +250,14 @@ def cells_of(kind: str, arguments: Mapping[str, Any]) -> list[tuple[str, dict[st
     outer = {name: value for name, value in arguments.items() if name not in ("cell", "name")}
     found: list[tuple[str, dict[str, Any], tuple[str, ...] | None]] = []
     for one in cells:
-        own, told = str(one["class_name"]).removesuffix("Cell"), one["config"]
+        own, cell_config = str(one["class_name"]).removesuffix("Cell"), one["config"]
         if own not in KINDS or own == one["class_name"]:
             raise KerasError(
                 f"unsupported cell {one['class_name']}; supported cells: {', '.join(f'{k}Cell' for k in KINDS)}"
             )
-        names = (cell["config"]["name"], told["name"]) if stacked else (told["name"],)
+        names = (cell["config"]["name"], cell_config["name"]) if stacked else (cell_config["name"],)
         top = {} if one is cells[-1] else {"return_sequences": True}
-        found.append((own, told | outer | top, names))
+        found.append((own, cell_config | outer | top, names))
     if not found:
         raise KerasError("its StackedRNNCells has no cells")
     return found

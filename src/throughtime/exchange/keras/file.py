@@ -18,8 +18,8 @@ from throughtime.exchange.keras.weights import Named, Structured, WeightSource
 from throughtime.paths import missing
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
-_WORTH_A_LOOK = 1 << 24  # bytes; smaller files are always unpacked
-_DENSEST = 100  # maximum compression ratio of a real file
+_ALWAYS_UNPACKED = 1 << 24  # bytes, up to which files are unpacked whatever their compression ratio
+_MAX_RATIO = 100  # maximum compression ratio of a real file
 
 
 def read_keras(path: Path) -> Found:
@@ -100,6 +100,6 @@ def _unzipped(content: bytes) -> tuple[Any, bytes]:
             if name not in names:
                 raise KerasError(f"not a .keras file: {name} is missing.")
             size, packed = archive.getinfo(name).file_size, archive.getinfo(name).compress_size
-            if size > max(_WORTH_A_LOOK, _DENSEST * packed):
-                raise KerasError(f"{name} claims to unpack from {packed} to {size} bytes; real files compress less.")
+            if size > max(_ALWAYS_UNPACKED, _MAX_RATIO * packed):
+                raise KerasError(f"{name} would expand from {packed} to {size} bytes, far more than a real model file.")
         return json.loads(archive.read(_CONFIG)), archive.read(_WEIGHTS)

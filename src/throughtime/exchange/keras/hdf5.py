@@ -221,7 +221,7 @@ class Node:
     def _wanted(self, kind: int) -> _Message:
         found = self._message(kind)
         if found is None:
-            raise Hdf5Error("an object is not an array where one is expected.")
+            raise Hdf5Error("expected an array, got another kind of object.")
         return found
 
     def _expect(self, signature: bytes, at: int) -> None:

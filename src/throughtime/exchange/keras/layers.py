@@ -88,17 +88,17 @@ FUNCTIONS = {
 
 _MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product", None: "none"}
 
-# A layer's arguments. _LEFT lists those that only concern initialization, training or implementation, or request
-# what a `Recurrent` always returns.
-_TAKEN = ("units", "use_bias", "reset_after", "go_backwards", "return_sequences", "recurrent_dropout", *_DEFAULTS)
-_CALLERS = ("dropout", "stateful")  # `reminders` tells the caller what to do instead
-_LEFT = {
+# A layer's arguments. _IGNORED lists those that only concern initialization, training or implementation, or request
+# results that a `Recurrent` always returns.
+_USED = ("units", "use_bias", "reset_after", "go_backwards", "return_sequences", "recurrent_dropout", *_DEFAULTS)
+_FOR_CALLER = ("dropout", "stateful")  # `reminders` tells the caller what to do instead
+_IGNORED = {
     "name", "trainable", "dtype", "return_state", "unroll", "zero_output_for_mask", "unit_forget_bias", "seed",
     "use_cudnn", "implementation", "activity_regularizer",
     *(f"{what}_{how}" for what in ("kernel", "recurrent", "bias") for how in ("initializer", "regularizer")),
     *(f"{what}_constraint" for what in ("kernel", "recurrent", "bias")),
 }  # fmt: skip
-_OF_BOTH = {"layer", "backward_layer", "merge_mode"}  # arguments of `Bidirectional`
+_BIDIRECTIONAL_ARGUMENTS = {"layer", "backward_layer", "merge_mode"}  # arguments of `Bidirectional`
 
 
 class Direction(NamedTuple):
@@ -122,7 +122,7 @@ class _Read(NamedTuple):
         program: the direction's program, running from the first step to the last.
         parameters: the program's parameters.
         hidden: the number of hidden units.
-        arguments: the values of all arguments in `_TAKEN`, given or default.
+        arguments: the values of all arguments in `_USED`, given or default.
     """
 
     program: Program
@@ -178,18 +178,20 @@ def layer_of(
 
 
 def is_one_stack(cells: Sequence[Direction]) -> bool:
-    """Check whether one `Recurrent` can hold these stacked cells: sizes and recurrent dropout must be equal."""
+    """Return whether one `Recurrent` can hold these stacked cells: sizes and recurrent dropout must be equal."""
     sizes = {(c.kind, c.arrays[1].shape[:1] if len(c.arrays) > 1 else ()) for c in cells}
     return len(sizes) == len({_number(c, "recurrent_dropout") for c in cells}) == 1
 
 
 def reminders(directions: Sequence[Sequence[Direction]]) -> list[str]:
-    """List what the Keras layer does that the caller of the `Recurrent` must do instead."""
+    """List behavior of the Keras layer that the caller of the `Recurrent` must reproduce."""
     arguments = directions[0][0].arguments
     found = []
     if rates := sorted({rate for direction in directions for cell in direction if (rate := _number(cell, "dropout"))}):
-        told = " and ".join(map(str, rates))
-        found.append(f"its input dropout={told} is not included; to train it further, apply torch.nn.Dropout before it")
+        rates_text = " and ".join(map(str, rates))
+        found.append(
+            f"its input dropout={rates_text} is not included; to train it further, apply torch.nn.Dropout before it"
+        )
     if arguments.get("stateful"):
         found.append("it is stateful: pass the state that each call returns to the next call")
     if (
@@ -218,16 +220,21 @@ def split_directions(arrays: Sequence[Array], arguments: Mapping[str, Any]) -> t
     Raises:
         KerasError: if the arguments of `Bidirectional` are invalid.
     """
-    if not _OF_BOTH & arguments.keys() and (len(arrays) < 4 or "cell" in arguments):
+    if not _BIDIRECTIONAL_ARGUMENTS & arguments.keys() and (len(arrays) < 4 or "cell" in arguments):
         return [Direction(arrays, arguments)], "concat"
     half = len(arrays) // 2
-    shared = {name: value for name, value in arguments.items() if name not in _OF_BOTH | {"name", "trainable", "dtype"}}
+    shared = {
+        name: value
+        for name, value in arguments.items()
+        if name not in _BIDIRECTIONAL_ARGUMENTS | {"name", "trainable", "dtype"}
+    }
     directions = []
     for own, name, back in ((arrays[:half], "layer", False), (arrays[half:], "backward_layer", True)):
-        told = arguments.get(name, {"class_name": None, "config": {}})
-        if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
-            raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {told!r:.200}.")
-        directions.append(Direction(own, {"go_backwards": back} | told["config"] | shared, told.get("class_name")))
+        settings = arguments.get(name, {"class_name": None, "config": {}})
+        if not isinstance(settings, dict) or not isinstance(settings.get("config"), dict):
+            raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {settings!r:.200}.")
+        config = {"go_backwards": back} | settings["config"] | shared
+        directions.append(Direction(own, config, settings.get("class_name")))
     return directions, arguments.get("merge_mode", "concat")
 
 
@@ -271,7 +278,7 @@ def _native(array: Array) -> Array:
 
 
 def _form(what: str, direction: Direction) -> tuple[KerasLayer, int, int]:
-    """Find a layer's kind from its arrays, and its sizes."""
+    """Infer a layer's kind and sizes from its arrays."""
     arrays = direction.arrays
     shapes = [list(array.shape) for array in arrays]
     if len(arrays) not in (2, 3) or [len(shape) for shape in shapes[:2]] != [2, 2] or any(0 in s for s in shapes):
@@ -288,12 +295,12 @@ def _form(what: str, direction: Direction) -> tuple[KerasLayer, int, int]:
         if fits and layer.reset_after in (None, after) and direction.kind in (None, layer.kind):
             return layer, inputs, hidden
     meant = direction.kind or ", ".join(KINDS[:-1]) + f" or {KINDS[-1]}"
-    told = f" with reset_after={after!r}" if "reset_after" in direction.arguments else ""
-    raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{told}.")
+    option_text = f" with reset_after={after!r}" if "reset_after" in direction.arguments else ""
+    raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{option_text}.")
 
 
 def _arguments(what: str, direction: Direction, layer: KerasLayer) -> dict[str, Any]:
-    own = {*_TAKEN, *_CALLERS, *_LEFT} - (_DEFAULTS.keys() - layer.functions.keys())
+    own = {*_USED, *_FOR_CALLER, *_IGNORED} - (_DEFAULTS.keys() - layer.functions.keys())
     own -= {"reset_after"} if layer.reset_after is None else set()
     for name in direction.arguments:
         if name not in own:

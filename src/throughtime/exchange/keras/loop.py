@@ -28,7 +28,7 @@ _DTYPES = ("float32", "float64")
 
 
 def keras_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """List the recurrent layers of all Keras models and layers in a torch module, each one once, with their paths."""
+    """List the recurrent layers of all Keras models and layers in a torch module, with their paths; each once."""
     keras = sys.modules.get("keras")
     if keras is None:
         return
@@ -55,7 +55,7 @@ def require_torch_backend(model: Any) -> None:
 
 
 def is_accelerated(layer: Any) -> bool:
-    """Check whether a Keras layer runs throughtime's loop."""
+    """Return whether a Keras layer runs throughtime's loop."""
     return isinstance(vars(layer).get(_LOOP), Loop)
 
 
@@ -147,7 +147,7 @@ class Loop:
         return last, outputs, keras.tree.pack_sequence_as(initial_state, final)
 
     def _runs(self, tensors: Sequence[Any], mask: Any) -> bool:
-        """Check whether throughtime's engines can run this call."""
+        """Return whether throughtime's engines can run this call."""
         x = tensors[0]
         if any(not isinstance(t, Tensor) or t.device.type != "cpu" for t in tensors) or x.dim() != 3 or 0 in x.shape:
             return False

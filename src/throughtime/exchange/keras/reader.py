@@ -36,7 +36,7 @@ class KerasLayers(dict[str, Recurrent]):
         unread: the recurrent layers that could not be read, with the reasons.
         masks: for each layer that skips masked steps in Keras, the layers that mask them; call the layer with
             `lengths=mask.lengths(input)`.
-        notes: for each layer, other things that Keras does and the caller of the `Recurrent` must do instead.
+        notes: for each layer, other behavior of Keras that the caller of the `Recurrent` must reproduce.
     """
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ def from_keras(source: Any, *, engine: str | None = None, **arguments: Any) -> A
     Returns:
         For a layer or arrays, a `Recurrent`. For a file, a `KerasLayers`: a dictionary of all its recurrent layers by
         name (by path if names are not unique); an RNN with cells of different kinds or sizes becomes one layer per
-        cell, "name/cell". Layers that can't be read are listed in `unread`, and what the caller must do (masks, input
-        dropout, keeping the state) in `masks` and `notes`; all of this is also logged as warnings.
+        cell, "name/cell". `unread` lists layers that can't be read; `masks` and `notes` list behavior that the caller
+        must reproduce (masks, input dropout, keeping the state). All of this is also logged as warnings.
 
     Raises:
         KerasError: if a layer uses something that `Recurrent` doesn't support; if arrays have wrong shapes; if a file
@@ -145,14 +145,15 @@ def _from_file(path: Path, engine: str | None, arguments: Mapping[str, Any]) -> 
         if len(made.unread) == len(errors) == 1:
             raise errors[0]
         if made.unread:
-            told = "".join(f"\n  {name}: {reason}" for name, reason in made.unread.items())
-            raise KerasError(f"none of the recurrent layers of {path} can be read:{told}")
+            reasons = "".join(f"\n  {name}: {reason}" for name, reason in made.unread.items())
+            raise KerasError(f"none of the recurrent layers of {path} can be read:{reasons}")
         raise KerasError(f"{path} has no {', '.join(KINDS)} or RNN layer, alone or in {BIDIRECTIONAL} or a wrapper.")
     for name, reason in made.unread.items():
         _log.warning("Not read from %s: %s: %s", path.name, name, reason)
     for name, masks in made.masks.items():
-        told = " and ".join(map(str, masks))
-        _log.warning("%s of %s skips steps that %s masks: pass lengths to it (see .masks).", name, path.name, told)
+        mask_names = " and ".join(map(str, masks))
+        message = "%s of %s skips steps that %s masks: pass lengths to it (see .masks)."
+        _log.warning(message, name, path.name, mask_names)
     for name, notes in made.notes.items():
         for note in notes:
             _log.warning("%s of %s: %s.", name, path.name, note)

@@ -43,7 +43,7 @@ class WeightSource(Protocol):
         """List the paths of all cells in the file."""
 
     def is_part(self, cell: str, layer: str) -> bool:
-        """Check whether a cell in the file belongs to the layer with this path."""
+        """Return whether a cell in the file belongs to the layer with this path."""
 
 
 @dataclass(frozen=True)

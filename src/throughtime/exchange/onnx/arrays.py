@@ -52,7 +52,10 @@ def _external(proto: Any, name: str, dtype: np.dtype[Any], folder: Path | None) 
     offset, size = int(entries.get("offset", 0)), math.prod(shape) * dtype.itemsize
     length = int(entries.get("length", size))
     if min(shape, default=0) < 0 or offset < 0 or length != size:
-        raise ValueError(f"array {name!r} of shape {shape} has {length} bytes from {offset} on in {location!r}")
+        raise ValueError(
+            f"array {name!r} of shape {shape} must have {size} bytes, but its entry refers to {length} bytes from byte "
+            f"{offset} of {location!r}"
+        )
     data = np.frombuffer(_part(_inside(folder, location, name), offset, size, name), dtype.newbyteorder("<"))
     return data.astype(dtype).reshape(shape)
 

@@ -16,15 +16,15 @@ from throughtime.program.rewrite import with_clip
 
 @dataclass(frozen=True)
 class OnnxLayer:
-    """A form of one of ONNX's recurrent operators.
+    """One form of a recurrent ONNX operator, such as GRU with `linear_before_reset`.
 
     Attributes:
         operator: the operator's name.
         cell: the equivalent cell with the default activations.
         layout: the position of the cell's parameters in ONNX's tensors.
         functions: for each of the operator's activations (f, g, h), the values of the cell that it is applied to. The
-            attribute `clip` bounds those that are sums of gates: the specification says "the input of activations",
-            but ONNX Runtime doesn't clip the LSTM's cell state, and neither does this.
+            attribute `clip` bounds the values that are sums of gates. The specification says that it bounds "the input
+            of activations", but ONNX Runtime doesn't clip the LSTM's cell state, and neither does throughtime.
         default_names: the names of the default activations.
         attributes: the values of the operator's attributes in this form.
     """
@@ -77,7 +77,7 @@ class OnnxLayer:
         return with_functions(self.base(input_size, hidden_size, clip, bias=bias), functions)
 
     def activation_indices(self, program: Program) -> dict[int, int]:
-        """Map the values of the program that an activation is applied to to the index of the activation."""
+        """Map each value of the program that is the input of an activation to the index of that activation."""
         return {program.values[name]: k for k, names in enumerate(self.functions) for name in names}
 
 

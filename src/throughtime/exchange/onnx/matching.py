@@ -1,4 +1,4 @@
-"""Find the ONNX operator that computes the same as a program."""
+"""Find the ONNX operator that is equivalent to a program."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 @lru_cache(maxsize=256)
 def onnx_layer_of(program: Program) -> Found | None:
-    """Find the ONNX operator that computes the same as a forward program; None if there is none."""
+    """Find the ONNX operator that is equivalent to a forward program; None if there is none."""
     if len(program.inputs) != 1 or len(program.outputs) != 1 or program.reductions:
         return None
     sizes = program.inputs[0].width, program.states[-1].width
@@ -52,7 +52,7 @@ def onnx_layer_of(program: Program) -> Found | None:
 
 
 class _Match:
-    """A comparison of two programs, backward from their outputs, that matches the functions that may differ."""
+    """Compare two programs backward from their outputs, and find the activations in which they differ."""
 
     def __init__(self, layer: OnnxLayer, base: Program, program: Program) -> None:
         self.base, self.program = base, program
@@ -67,7 +67,7 @@ class _Match:
         return self.any.get(_ANY_CLIP)
 
     def found(self) -> bool:
-        """Check whether all results of the programs match."""
+        """Return whether all results of the programs match."""
         ends = zip(self.base.states, self.program.states, strict=True)
         return all(self._same(b.next, p.next) for b, p in ends) and self._same(
             self.base.outputs[0].value, self.program.outputs[0].value
@@ -98,12 +98,12 @@ class _Match:
 
 
 def _binds(known: dict[float, float], ours: Instruction, theirs: Instruction) -> bool:
-    """Check whether a constant matches another; a placeholder matches any number and is bound to it."""
-    mine, other = ours["value"], theirs["value"]
-    if abs(mine) not in (_ANY_ALPHA, _ANY_BETA, _ANY_CLIP):
-        return bool(mine == other)
-    meant = other if mine > 0 else -other
-    return bool(known.setdefault(abs(mine), meant) == meant)
+    """Return whether a constant matches another; a placeholder matches any number and is bound to it."""
+    pattern_value, other = ours["value"], theirs["value"]
+    if abs(pattern_value) not in (_ANY_ALPHA, _ANY_BETA, _ANY_CLIP):
+        return bool(pattern_value == other)
+    meant = other if pattern_value > 0 else -other
+    return bool(known.setdefault(abs(pattern_value), meant) == meant)
 
 
 class _Pattern(NamedTuple):

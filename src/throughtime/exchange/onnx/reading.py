@@ -32,7 +32,7 @@ def from_onnx(source: str | os.PathLike[str] | bytes | Any, *, weights: Mapping[
             weights as inputs), or to replace stored arrays.
 
     Returns:
-        A module that computes the same as the model. Its recurrent operators are throughtime layers, and all weights
+        A module with the same results as the model. Its recurrent operators are throughtime layers, and all weights
         are trainable parameters.
 
     Raises:

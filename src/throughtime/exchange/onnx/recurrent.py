@@ -232,7 +232,7 @@ def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Ac
         found.append(Activation(name, tuple(constants)))
     for given, which in zip(left, ("alpha", "beta"), strict=True):
         if given:
-            raise node.error(f"activation_{which} has {len(given)} value(s) more than its activations need.")
+            raise node.error(f"activation_{which} has more values than the activations take; {len(given)} are unused.")
     return [tuple(found[k * count : (k + 1) * count]) for k in range(directions)]
 
 

@@ -76,7 +76,7 @@ def _softmax(function: Callable[[Tensor, int], Tensor]) -> Meaning:
     def meaning(node: Node, x: Tensor) -> Tensor:
         if node.opset >= 13:
             return function(x, node.attributes.get("axis", -1))
-        # over all axes from this one on
+        # flatten the axes from `axis` on into one
         return function(x.flatten(node.attributes.get("axis", 1)), -1).reshape(x.shape)
 
     return meaning

@@ -21,7 +21,7 @@ Layer = Sequence[tuple[Program, Sequence[Tensor]]]  # each direction's program a
 
 
 class Stack(NamedTuple):
-    """Recurrent layers and how they are joined."""
+    """A stack of recurrent layers and its options."""
 
     layers: Sequence[Layer]
     options: Options

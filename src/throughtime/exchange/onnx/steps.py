@@ -173,7 +173,7 @@ class Steps:
         return steps
 
     def _folds(self, node: Node) -> bool:
-        """Check whether to compute a node once. Views of a weight with other uses are recomputed to share it."""
+        """Return whether to compute a node once. Views of a weight with other uses are recomputed to share it."""
         if not all(name in self.constants for name in node.inputs if name):
             return False
         return not any(name in self._shared and _is_weight(self.constants[name]) for name in node.inputs)
@@ -234,7 +234,7 @@ def _consumed(block: Block) -> Iterator[str]:
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    """Check whether training may change a constant; a single number is a setting, such as an exponent or a bound."""
+    """Return whether training may change a constant; a single number is a setting, such as an exponent or a bound."""
     return tensor.is_floating_point() and tensor.dim() > 0
 
 

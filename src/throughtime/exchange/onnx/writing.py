@@ -40,7 +40,7 @@ def to_onnx(
     example: Any = None,
     **export: Any,
 ) -> Any:
-    """Export a module to an ONNX model that computes the same in evaluation.
+    """Export a module to an ONNX model with the same results as in evaluation mode.
 
     A layer whose program equals an ONNX operator becomes that operator (RNN, GRU or LSTM); other layers become a Scan.
     ONNX Runtime supports the operators only for float32, so float64 layers always become a Scan. The numbers of steps T
@@ -54,7 +54,7 @@ def to_onnx(
 
     Args:
         module: a `Recurrent`, a throughtime `RNN`, `LSTM` or `GRU`, a `SequenceModel`, or a module that contains such
-            layers. The latter is exported by torch, after replacing the layers with torch's, which must have them.
+            layers. The latter is exported by torch, after replacing the layers with their equivalents in torch.
         path: the file to write; none by default.
         metadata: further metadata, by name.
         example: for a module that contains layers, an example input, or a tuple of inputs.

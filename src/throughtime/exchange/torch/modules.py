@@ -106,7 +106,7 @@ def to_torch(module: nn.Module) -> nn.Module:
         kept.
 
     Raises:
-        UserError: if torch has no such layer; the message names what it lacks.
+        UserError: if torch has no such layer; the message names the unsupported feature.
     """
     if isinstance(module, Recurrent):
         return _torchs(module)
@@ -137,7 +137,7 @@ def _of_drop_in(module: nn.Module, name: str) -> nn.Module:
 
 
 def _is_altered(module: nn.Module) -> bool:
-    """Check whether weights are pruned, normalized or parametrized."""
+    """Return whether weights are pruned, normalized or parametrized."""
     return parametrize.is_parametrized(module) or bool(module._forward_pre_hooks)
 
 
@@ -169,7 +169,7 @@ def _of_place(module: Recurrent, name: str) -> nn.Module:
 
 
 def _layers_in(source: Any) -> str:
-    """Suggest what to pass instead of a module that contains layers."""
+    """Return a hint for a module that contains layers: pass one of them."""
     names = [n for n, m in source.named_modules() if isinstance(m, nn.RNNBase)] if isinstance(source, nn.Module) else []
     if not names:
         return ""
@@ -219,11 +219,13 @@ def _with(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 def _sizes(weights: Mapping[str, Tensor], source: Mapping[str, Tensor], prefix: str) -> _Sizes:
     first = [weights.get(f"{name}_l0") for name in ("weight_ih", "weight_hh")]
     if any(t is None for t in first):
-        stands = [n for n in weights if n.startswith("parametrizations.") or n.endswith(("_orig", "_g", "_v", "_mask"))]
-        if stands:
+        parametrized_names = [
+            n for n in weights if n.startswith("parametrizations.") or n.endswith(("_orig", "_g", "_v", "_mask"))
+        ]
+        if parametrized_names:
             raise UserError(
-                f"the weights are normalized, pruned or otherwise parametrized (they include {stands[0]!r}): "
-                "pass the layer itself instead of its state_dict."
+                "the weights are normalized, pruned or otherwise parametrized "
+                f"(they include {parametrized_names[0]!r}): pass the layer itself instead of its state_dict."
             )
         found = [n.removesuffix("weight_ih_l0") for n in source if n.endswith("weight_ih_l0")]
         hint = f"; found tensors with the prefix {', '.join(map(repr, found))}: pass it as prefix" if found else ""

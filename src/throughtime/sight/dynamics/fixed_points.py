@@ -18,7 +18,7 @@ from throughtime.sight.dynamics.running import require_one_way
 from throughtime.sight.models import language_model, only_recurrent, opened
 
 _ROWS = 1 << 14  # batch size for Jacobians; bounds the memory
-_DAMPING, _EASE, _STIFFEN, _MOST = 1e-3, 0.2, 5.0, 1e12
+_DAMPING, _DECREASE, _INCREASE, _MAX_DAMPING = 1e-3, 0.2, 5.0, 1e12
 
 
 @dataclass(frozen=True)
@@ -236,10 +236,10 @@ def _search(step: _Step, points: Tensor, iterations: int) -> Tensor:
         good = at[better]
         points[good], difference[good] = tried[better], moved[better]
         slopes[good] = step.jacobian(points[good])
-        damping[at] *= torch.where(better, _EASE, _STIFFEN)
+        damping[at] *= torch.where(better, _DECREASE, _INCREASE)
         # Stop when a move changes no digit or no move helps.
         resting = better & (move.norm(dim=-1) <= 1e-15 * (1 + tried.norm(dim=-1)))
-        going[at] = ~resting & (damping[at] < _MOST) & (_speed(difference[at]) > 0)
+        going[at] = ~resting & (damping[at] < _MAX_DAMPING) & (_speed(difference[at]) > 0)
     return points
 
 

@@ -135,13 +135,13 @@ def _of_layer(layer: LayerResiduals, rows: int, steps: int, count: int, interval
     """Compute the exponents of each sequence, `[B, count]`."""
     program = layer.plan.program
     widths = [state.width for state in program.states]
-    generator = torch.Generator().manual_seed(0)  # any initial directions will do
+    generator = torch.Generator().manual_seed(0)  # the initial directions don't matter, only that they are fixed
     start = torch.randn(rows, sum(widths), count, generator=generator, dtype=torch.float64)
     vectors = torch.linalg.qr(start)[0].to(layer.device)
     total, counted = vectors.new_zeros(rows, count), 0
     # The layer's own order of time, last steps first.
     times = list(range(steps)) if not program.reverse else list(reversed(range(steps)))
-    for at, counts in _stretches(times, interval, skip):
+    for at, counts in _intervals(times, interval, skip):
         begin, end = min(at), max(at) + 1
         # each vector of each sequence is one batch element
         states = vectors.transpose(1, 2).reshape(rows * count, -1).split(widths, -1)
@@ -157,7 +157,7 @@ def _of_layer(layer: LayerResiduals, rows: int, steps: int, count: int, interval
     return mean
 
 
-def _stretches(times: list[int], interval: int, skip: int) -> list[tuple[list[int], bool]]:
+def _intervals(times: list[int], interval: int, skip: int) -> list[tuple[list[int], bool]]:
     """Split the steps into intervals and mark those to measure; the run's last steps only align the vectors."""
     found = []
     for part, counts in ((times[:skip], False), (times[skip : len(times) - skip], True)):

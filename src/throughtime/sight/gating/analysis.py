@@ -73,7 +73,7 @@ class _Factor:
         self.reached: dict[int, bool] = {}
 
     def of(self, id: int) -> _Linear | None:
-        """Return the factor of the old value in a value; None if it is not a plain factor."""
+        """Return the factor by which a value contains the old value; None if there is no single factor."""
         if id in self.old:
             return 1.0, {}
         instruction = self.program.body[id]
@@ -101,7 +101,7 @@ class _Factor:
         return None
 
     def _direct(self, id: int) -> bool:
-        """Whether a value contains the old value through sums and products alone, not through a gate or a matrix."""
+        """Return whether a value contains the old value through sums and products, not through a gate or a matrix."""
         if id not in self.reached:
             i = self.program.body[id]
             self.reached[id] = id in self.old or (
@@ -150,6 +150,6 @@ def _range(i: Instruction, ranges: list[Range], program: Program) -> Range:
 
 
 def _is_share(i: Instruction, program: Program) -> bool:
-    """Whether an instruction computes a / (a + b)."""
+    """Return whether an instruction computes a / (a + b)."""
     below = program.body[i.args[1]]
     return below.op == "add" and i.args[0] in below.args

@@ -1,4 +1,4 @@
-"""Explain what a gradient's flow means and what to try."""
+"""Diagnose vanishing and exploding gradients, and suggest remedies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHORT, LARGE = 20, 10.0
 
 
 class Advice(NamedTuple):
-    """A diagnosis of a layer's gradient and what to try.
+    """A diagnosis of a layer's gradient, with suggested remedies.
 
     Attributes:
         layer: the layer's name.

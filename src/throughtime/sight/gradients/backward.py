@@ -36,7 +36,7 @@ def backward_by_lag(run: CapturedRun, steps: Array, window: int) -> dict[str, Ar
     done = 0
     for chunk in stack.chunks(torch.as_tensor(steps)):
         for name, mean in stack.means(chunk).items():
-            # Copy into one array at once: small leftovers would keep the allocator from reusing large arrays' memory.
+            # Copy into one array at once: small arrays that stay alive would fragment the memory of large ones.
             rows = found[name] if name in found else found.setdefault(name, np.empty((len(steps), window + 1)))
             rows[done : done + len(chunk)] = mean.T.cpu().numpy()
         done += len(chunk)
@@ -89,8 +89,8 @@ class _Stack:
     def chunks(self, steps: Tensor) -> Iterator[Tensor]:
         """Split the steps into chunks that keep a layer's arrays small."""
         widest = max(sum(layer.width for layer in directions) for directions in self.layers)
-        stretch = self.length if self.whole else self.window + 1
-        return iter(torch.split(steps, max(1, _ELEMENTS // (stretch * len(self.lengths) * widest))))
+        covered = self.length if self.whole else self.window + 1
+        return iter(torch.split(steps, max(1, _ELEMENTS // (covered * len(self.lengths) * widest))))
 
     def means(self, steps: Tensor) -> dict[str, Tensor]:
         """Return the means over the batch by name, `[window + 1, S]`."""
@@ -99,7 +99,7 @@ class _Stack:
         for name, reverse, norms in self._norms(steps):
             if name == INPUT and self.whole:
                 continue
-            there = self._there(steps, reverse)
+            there = self._valid_lags(steps, reverse)
             norms = self._by_lag(steps, norms, reverse)
             finite = finite and bool(norms[there].isfinite().all())
             found[name] = norms.where(there, 0.0).sum(-1) / there.sum(-1)
@@ -174,8 +174,8 @@ class _Stack:
         operands = Operands([*read, given.contiguous()], states, layer.parameters)
         return layer.engine.run(program, operands, Layout(len(at), given.shape[1])), names
 
-    def _there(self, steps: Tensor, reverse: bool) -> Tensor:
-        """Return which sequences have both a loss at the step and a step at each lag, `[window + 1, S, B]`."""
+    def _valid_lags(self, steps: Tensor, reverse: bool) -> Tensor:
+        """Mark the sequences that have both a loss at the step and a step at each lag, `[window + 1, S, B]`."""
         other = self._other(steps, reverse)[..., None]
         return (other >= 0) & (other < self.lengths) & self.live[steps]
 

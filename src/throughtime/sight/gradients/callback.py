@@ -71,7 +71,7 @@ class GradientWatch(Callback):
         self._told: set[tuple[str, str]] = set()
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Raise an error if the model has nothing to watch."""
+        """Raise an error if the model has no recurrent layers to watch."""
         recurrent_modules(pl_module)
 
     def on_train_batch_start(
@@ -88,7 +88,7 @@ class GradientWatch(Callback):
             self._handles.callback(hook.remove)
 
     def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Measure the gradients that backward has left."""
+        """Measure the gradients that the backward pass has computed."""
         if self._handles is None:
             return
         self._leave()
@@ -98,7 +98,7 @@ class GradientWatch(Callback):
         steps: Array | None = None
         for prefix, module in recurrent_modules(pl_module).items():
             call = self._calls[prefix]
-            if not call.arrived:  # or it is not finite, which training itself reports
+            if not call.arrived:  # or it is not finite, which the training loop reports
                 continue
             run, gate_values = _again(pl_module, module, call, self.rows)
             steps = steps_with_a_loss(run)
@@ -144,7 +144,7 @@ class GradientWatch(Callback):
             self._handles = None
 
     def _tell(self, found: list[Advice], step: int) -> None:
-        """Warn of problems that the last measurement did not have."""
+        """Warn about problems that the previous measurement did not show."""
         self.advice = found
         for each in found:
             if (each.layer, each.kind) not in self._told:

@@ -64,7 +64,7 @@ def capture_runs(
         Each recurrent module's run, by the prefix of the module's names.
 
     Raises:
-        UserError: if an argument is invalid, a module runs more than once, or no gradient arrives.
+        UserError: if an argument is invalid, a module runs more than once, or no gradient reaches the recurrent layers.
     """
     modules = recurrent_modules(model)
     residuals = {prefix: Residuals(module, to_states) for prefix, module in modules.items()}
@@ -81,7 +81,7 @@ def capture_runs(
     if total.dim() != 0:
         raise UserError(f"the loss must be a scalar, summed over steps and sequences; got shape {list(total.shape)}.")
     if not total.requires_grad:
-        raise UserError("no gradient arrives: the loss does not depend on the recurrent layers' outputs.")
+        raise UserError("the loss must depend on the recurrent layers' outputs, but no gradient reaches them.")
     leaves = [leaf for cut in cuts.values() for leaf in cut.leaves]
     found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
     if not all(bool(g.isfinite().all()) for g in found):
@@ -135,7 +135,7 @@ class Cut(Given):
     """Detach a module's output from the graph so that gradients stop there.
 
     Attributes:
-        calls: how many times the module ran.
+        calls: the number of times that the module ran.
         leaves: the data of its outputs, which receive the gradients.
     """
 

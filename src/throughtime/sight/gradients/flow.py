@@ -139,7 +139,7 @@ def gradient_flow(
         The norms; names start with the recurrent module's path if the model has several.
 
     Raises:
-        UserError: if an argument is invalid, or no gradient arrives.
+        UserError: if an argument is invalid, or no gradient reaches the recurrent layers.
     """
     runs = list(capture_runs(opened(model), x, targets, state, loss).items())
     chosen = _steps(steps, [run for _, run in runs])
@@ -198,10 +198,10 @@ def connectivity(
     window: int = 200,
     steps: Iterable[int] | None = None,
 ) -> Connectivity:
-    """Compute the norm of the gradient of an output at step t with respect to each input: what the output depends on.
+    """Compute the norm of the gradient of an output at step t with respect to each input.
 
-    This is saliency (Simonyan et al. 2014, arXiv:1312.6034) over time, as in Madsen (2019, "Visualizing memorization in
-    RNNs", Distill).
+    It shows which inputs the output depends on. This is saliency (Simonyan et al. 2014, arXiv:1312.6034)
+    over time, as in Madsen (2019, "Visualizing memorization in RNNs", Distill).
 
     Args:
         model, x, targets, state, window: see `gradient_flow`. For a model of tokens, the inputs are the token
@@ -270,7 +270,7 @@ def _steps(steps: Iterable[int] | None, runs: list[CapturedRun]) -> Array:
         raise UserError("the model's recurrent modules run for different numbers of steps; pass one of them alone.")
     with_loss = np.unique(np.concatenate([steps_with_a_loss(run) for run in runs]))
     if steps is None and not len(with_loss):
-        raise UserError("no gradient arrives: the loss does not depend on the recurrent layers' outputs.")
+        raise UserError("the loss must depend on the recurrent layers' outputs, but no gradient reaches them.")
     chosen = with_loss if steps is None else np.array(list(steps))
     if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind != "i":
         raise UserError(f"steps must be a non-empty list of integers, got {steps!r}.")

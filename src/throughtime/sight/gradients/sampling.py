@@ -1,4 +1,4 @@
-"""Sample a run's losses to measure how far gradients reach, in the same way for reports, commands and comparisons."""
+"""Measure how far gradients reach from a sample of losses, for reports, commands and comparisons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS, STREAMS = 400, 4
 LOSSES = 160
 """Losses to follow, spread evenly over all streams or sequences; a run with a tight time budget follows fewer."""
 
-_SEQUENCES = 40  # at most
+_SEQUENCES = 40  # the maximum number of sequences
 
 Followed = tuple[Any, Any]
 """A model's input, `[T]`, `[T, B]` or with features as the last axis, and its targets; None without targets."""
@@ -50,7 +50,7 @@ def followed(task: Task[Any], part: Any, steps: int = STEPS, streams: int = STRE
         task: the task.
         part: the data to choose from.
         steps: steps per stream, or the maximum per sequence.
-        streams: number of streams of a text or sound; fewer if the data is short.
+        streams: number of streams of a text or sound; fewer if the data are short.
     """
     if isinstance(part, Sequences):
         count = int(np.clip(steps * streams / part.lengths.mean(), 1, min(_SEQUENCES, len(part))))
@@ -82,7 +82,7 @@ def reach_of(model: SequenceModel, sequences: Sequence[Followed], window: int = 
         The mean norms, omitting names that no gradient reaches, and the number of losses.
 
     Raises:
-        UserError: if no gradient arrives at all.
+        UserError: if no gradient reaches the recurrent layers.
     """
     if losses < len(sequences):
         sequences = [sequences[k] for k in np.unique(np.linspace(0, len(sequences) - 1, losses).round().astype(int))]

@@ -17,7 +17,7 @@ from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError
 from throughtime.nn.hooks import Hook, LayerDirection
 from throughtime.program.core import Program
-from throughtime.program.editing import PYTHON, Edit, NotOfTheLanguage, other_values, with_edits
+from throughtime.program.editing import PYTHON, Edit, OutsideLanguageError, other_values, with_edits
 from throughtime.sight.hooks.selection import Chosen, Selection
 from throughtime.sight.hooks.value_names import Values, require_matches, values_of
 from throughtime.sight.models import hooked
@@ -155,7 +155,7 @@ class _Editor(Hook):
         return ReferenceEngine({**before, **{program.values[site]: call for site, call in calls.items()}})
 
     def in_graph(self) -> str:
-        """Refuse to run inside a captured graph, which can't be changed."""
+        """Raise UserError: values can't be edited in a captured graph."""
         raise UserError(
             "values can't be edited in a graph captured by torch.compile or torch.export: run the original, "
             "uncompiled model instead."
@@ -186,7 +186,7 @@ class _Editor(Hook):
             edit = replace(edit, new=new if callable(new) else float(new))
         try:
             with_edits(program, [edit], False)
-        except NotOfTheLanguage:
+        except OutsideLanguageError:
             if self.values.module.engine != "reference" or other_values(new):
                 raise
             return replace(edit, python=True)

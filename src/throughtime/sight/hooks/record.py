@@ -14,7 +14,7 @@ from throughtime.engines.taps import Tap
 from throughtime.errors import UserError, nearest
 from throughtime.nn.hooks import Hook, LayerDirection
 from throughtime.program.core import INPUT, Program
-from throughtime.program.recording import Stretch
+from throughtime.program.recording import ValueSlice
 from throughtime.sight.hooks.selection import Chosen, Selection
 from throughtime.sight.hooks.value_names import Values, listed, require_matches, values_of
 from throughtime.sight.models import hooked
@@ -223,7 +223,7 @@ def _unknown(name: str, known: list[str]) -> UserError:
 
 
 class _Part(NamedTuple):
-    """How one value is recorded.
+    """The elements to record of one value.
 
     Attributes:
         name, label: its names in the layer's program and in the model.
@@ -275,7 +275,7 @@ class _Recorder(Hook):
         parts = self.parts[direction]
         if not parts:
             return None
-        stretches = tuple(Stretch(program.values[p.name], p.start, p.width) for p in parts)
+        slices = tuple(ValueSlice(program.values[p.name], p.start, p.width) for p in parts)
         call, layout, steps = self.call, self.layout, self.chosen
 
         def receive(values: list[Tensor]) -> None:
@@ -289,10 +289,10 @@ class _Recorder(Hook):
                 new, old = _chosen(value, layout, steps, part.units), call._gradients.get(part.label)
                 call._keep(call._gradients, part.label, new if old is None else old + new)
 
-        return Tap(stretches, receive, stretches if self.gradients else (), receive_gradients)
+        return Tap(slices, receive, slices if self.gradients else (), receive_gradients)
 
     def in_graph(self) -> str:
-        """Refuse to run inside a captured graph, whose values can't be recorded."""
+        """Raise UserError: values can't be recorded in a captured graph."""
         raise UserError(
             "values can't be recorded in a graph captured by torch.compile or torch.export: run the original, "
             "uncompiled model instead."
@@ -328,7 +328,7 @@ class _Recorder(Hook):
 
 
 def _chosen(value: Tensor, layout: Layout, steps: Sequence[int] | None, units: Sequence[int] | None) -> Tensor:
-    """Return a value as it is kept: sequences in the caller's order, only the chosen steps and units."""
+    """Return the chosen steps and units of a value, with sequences in the caller's order."""
     if layout.restore is not None:
         value = value.index_select(1, layout.restore)
     for axis, chosen in ((0, steps), (2, units)):

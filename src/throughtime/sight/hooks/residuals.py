@@ -67,7 +67,7 @@ class LayerResiduals:
 
 
 class Residuals(Hook):
-    """Capture what the gradients of a recurrent module's layers read.
+    """Capture the values that the gradients of a recurrent module's layers read.
 
     The hook sees each program as it runs, so resets, masks and edits are included.
 
@@ -122,7 +122,7 @@ class Residuals(Hook):
         return require_legal(replace(program, outputs=program.outputs + added))
 
     def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
-        """Add no inputs; keep x."""
+        """Keep x, and add no inputs."""
         self._x = x.detach()
         return []
 
@@ -152,7 +152,7 @@ class Residuals(Hook):
         self.layers[direction.layer].append(layer)
 
     def _without_gaps(self, tensor: Tensor) -> Tensor:
-        """Repeat a sequence's last step after its end, since a gradient program may divide by what it reads."""
+        """Repeat a sequence's last step after its end, since a gradient program may divide by these values."""
         if bool((self.lengths == self.steps).all()):
             return tensor
         last = (self.lengths - 1).clamp(min=0).to(tensor.device)

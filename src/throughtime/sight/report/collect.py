@@ -31,8 +31,8 @@ from throughtime.sight.report.predictions import influence, read
 from throughtime.spelling import counted
 
 _PARTS = 4  # stages of the work: running, measuring dependencies, following gradients, scoring units
-_EPISODES = 3  # a feature that occurs in fewer sequences or steps is ignored
-_NAMED = 60  # most answers to compare units with
+_MIN_OCCURRENCES = 3  # a feature that occurs in fewer sequences or steps is ignored
+_MAX_ANSWERS = 60  # to compare units with
 
 
 def collect(
@@ -43,14 +43,14 @@ def collect(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> ReportData:
-    """Collect what a run's model does with a text or with other sequences.
+    """Collect the contents of a report: how a run's model processes a text or other sequences.
 
     Args:
         run: the run.
         passage: the sequences to read, each from the initial state.
         patterns: names of values, as in `throughtime.record`; by default all except pre-activations and previous
             states.
-        engine: the engine for the recurrent layers; defaults to the one used in training.
+        engine: the engine for the recurrent layers; defaults to the engine used in training.
         progress: called with the current stage and its progress.
 
     Raises:
@@ -150,7 +150,7 @@ def flows_before_and_after(
 
 
 def facts(run: Run) -> list[str]:
-    """Describe a run's network and its training in short pieces."""
+    """Describe a run's network and its training in short phrases."""
     result = run.result
     steps = counted(result["steps"], "step") if result else "unfinished"
     return [
@@ -228,13 +228,13 @@ def _values(name: str, steps: Array, tokens: Sequence[str] | None, more: Mapping
 def _features(reading: Reading) -> dict[str, Array]:
     """Return features besides the text that units may follow: the position, the answers, the sounding keys."""
     found: dict[str, Array] = {}
-    if len(reading.parts) >= _EPISODES:
+    if len(reading.parts) >= _MIN_OCCURRENCES:
         found["the sequence"] = np.concatenate([np.arange(part.stop - part.start) for part in reading.parts])
     answers = np.array(reading.answers)
     names, counts = np.unique(answers[answers != ""], return_counts=True)
     of_sequences = reading.label_influence is not None
-    for name in names[np.argsort(-counts, kind="stable")][:_NAMED]:
-        if sum(part.answer == name for part in reading.parts) >= _EPISODES or not of_sequences:
+    for name in names[np.argsort(-counts, kind="stable")][:_MAX_ANSWERS]:
+        if sum(part.answer == name for part in reading.parts) >= _MIN_OCCURRENCES or not of_sequences:
             found[f"{'in' if of_sequences else 'at'} {name}"] = answers == name
     if reading.inputs is not None and reading.bit_probabilities is not None:
         for k, name in enumerate(reading.features):
@@ -266,4 +266,4 @@ def _warnings(reading: Reading, step: str) -> list[str]:
     count = int(reading.unknown.sum())
     if not count:
         return []
-    return [f"{counted(count, step)} of this text did not occur in training and read as <unk>."]
+    return [f"{counted(count, step)} of this text did not occur in training and were read as <unk>."]

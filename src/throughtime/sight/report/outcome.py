@@ -28,8 +28,8 @@ def label_results(
         labels: the names of the labels.
         true: the true label of each case, ids `[N]`.
         probabilities: the predicted probability of each label, `[N, labels]`.
-        texts: returns what to show of each case; called only for the worst ones.
-        of: what a case is, in the plural.
+        texts: returns the text to show for each case; called only for the worst ones.
+        of: the name of the cases, in the plural.
         about: a description of the texts.
     """
     predicted = probabilities.argmax(1)
@@ -74,7 +74,7 @@ def by_label(labels: Sequence[str], true: Array, predicted: Array, of: str) -> T
         "Results by label",
         "Precision is the fraction of predictions of a label that are right, recall the fraction of its cases that are "
         f"found, and F1 their harmonic mean; support is the number of {of} with the label. A rare label with low "
-        "recall is one that the network has hardly learned.",
+        "recall is one that the network has barely learned.",
         ("label", "precision", "recall", "F1", "support"),
         rows,
     )
@@ -102,7 +102,7 @@ def mistakes(
     return Table(
         "Worst mistakes",
         f"The {of} with the highest loss among the {len(wrong):,} of {len(true):,} that got a wrong label{about}. Look "
-        "here for wrong labels in the data, and for cases that the network can't know.",
+        "for wrong labels in the data, and for cases that can't be decided from the input.",
         (of.removesuffix("s"), "true label", "predicted", "probability", "of the true label"),
         rows,
     )

@@ -13,7 +13,7 @@ from throughtime.data.vocabulary import Ids, Vocabulary
 from throughtime.errors import DataError
 from throughtime.sight.report.data import Array
 
-LONGEST = 20_000  # steps; larger pages are slow to open
+LONGEST = 20_000  # steps; a page with more is slow to open
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Run a model over sequences and collect its answers, its losses, and what each answer depends on."""
+"""Run a model over sequences and collect its answers, its losses, and the influence of the inputs on each answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from throughtime.sight.report.data import Array, Example, Reading
 from throughtime.sight.report.passage import Item, Passage
 
 _CHOICES = 5
-_BACK = 64  # steps back over which to measure what an answer depends on
+_BACK = 64  # earlier steps whose influence on an answer is measured
 _AROUND = 24  # steps in each direction, if the model also reads later steps
 _CHUNK = 500  # steps whose scores are held at a time
 
@@ -64,7 +64,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
 
 
 def influence(model: SequenceModel, passage: Passage) -> dict[str, Any]:
-    """Measure what the answers depend on, as fields of a `Reading`."""
+    """Measure the influence of the inputs on the answers; return fields of a `Reading`."""
     inputs = [_tensor(model, item.inputs) for item in passage.items]
     # For labels, differentiate the log-probability of the most likely one; for numbers, the numbers themselves.
     of: str | Loss = "next" if isinstance(model.head.output, Categorical) else lambda given: given[0].sum()

@@ -219,7 +219,7 @@ def _kind(reading: Reading | None) -> str:
 
 
 def _surprises(reading: Reading | None) -> bool:
-    """Whether each step has its own loss."""
+    """Return whether each step has its own loss."""
     return reading is not None and reading.label_influence is None and not bool(np.isnan(reading.losses).all())
 
 
@@ -261,14 +261,14 @@ def _sound(sound: Sound, number: int, block: Any) -> dict[str, Any]:
 
 
 def _envelopes(value: Envelopes, name: str, block: Any) -> dict[str, Any]:
-    """Encode both bounds as one byte per unit and stretch, on one scale per unit."""
-    stretches = len(value.low)
+    """Encode both bounds as one byte per unit and window, on one scale per unit."""
+    windows = len(value.low)
     levels, scales = quantized(np.concatenate([value.low, value.high]))
     return {
         "layer": value.layer,
         "name": value.name,
         "size": value.size,
-        "stretches": stretches,
+        "windows": windows,
         "units": value.low.shape[1],
         "scales": scales,
         "order": np.argsort(-(value.low + value.high).std(0), kind="stable"),

@@ -14,7 +14,7 @@ from throughtime.sight.report.data import Array, ReportData
 from throughtime.sight.report.packing import plain
 from throughtime.sight.report.render import GENERATOR, require_writable
 
-_UNITS = 10  # in a summary
+_UNITS = 10  # the number of units in a summary
 
 
 def summary(data: ReportData) -> dict[str, Any]:

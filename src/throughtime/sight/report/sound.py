@@ -1,4 +1,4 @@
-"""Sounds in a report: the audio to play, and each unit's value along it."""
+"""Sounds in a report: the audio to play, and the values of units along it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from throughtime.nn.sequence_model import SequenceModel
 from throughtime.sight.hooks.record import record
 from throughtime.sight.report.data import Array, Envelopes, Track
 
-SECONDS = 4.0  # length of a stretch to play
+SECONDS = 4.0  # the length of an excerpt to play
 WINDOW = 0.02  # seconds per window of a metric
 
-_BINS = 1500  # most stretches for a unit's value
+_BINS = 1500  # the maximum number of windows for a unit's value
 _CHUNK = 4096  # steps recorded at a time
 
 
 def listen(
     model: SequenceModel, inputs: Array, names: Sequence[str], reduce: Callable[[Array, int], Array]
 ) -> tuple[Array, list[Envelopes]]:
-    """Run a model over a sound and record each unit's minimum and maximum in short stretches.
+    """Run a model over a sound and record each unit's minimum and maximum in short windows.
 
     Args:
         model: the model.
         inputs: ids `[T]` or numbers `[T, features]`.
         names: the values to record.
-        reduce: maps a chunk of the head's output `[n, width]` and its first step to what to keep.
+        reduce: maps a chunk of the head's output `[n, width]` and its first step to the values to keep.
 
     Returns:
         The kept output, concatenated, and the values.
@@ -59,7 +59,7 @@ def listen(
 
 
 def loudest(samples: Array, length: int) -> int:
-    """Return the start of the stretch with the most energy, in steps of a tenth of its length."""
+    """Return the start of the excerpt with the most energy, in steps of a tenth of its length."""
     if len(samples) <= length:
         return 0
     hop = max(1, length // 10)

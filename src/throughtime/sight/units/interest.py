@@ -19,17 +19,17 @@ _EIGHTHS = tuple(k / 8 for k in range(1, 8))  # bin edges of a count
 _SHIFTS = 24  # circular shifts of the text from which the chance level is estimated
 _DEVIATIONS = 3  # standard deviations above chance below which a unit follows nothing
 _MEMORYLESS_SHARE = 0.5  # weight of features that need no memory
-_EPISODES = 3  # a feature with fewer episodes is ignored
+_MIN_OCCURRENCES = 3  # a feature that occurs less often is ignored
 
 
 @dataclass(frozen=True)
 class Interest:
-    """How much each unit tells about the features of a text.
+    """The information that each unit carries about the features of a text.
 
     Attributes:
         scores: the score of each unit, from 0 to 1, `[H]`.
-        phrases: what each unit follows best, such as "high inside quotes"; empty if nothing.
-        shares: the fraction of each feature's information that each unit tells, above chance, `[H, features]`.
+        phrases: the feature that each unit follows best, such as "high inside quotes"; empty if none.
+        shares: the fraction of each feature's information that each unit carries, above chance, `[H, features]`.
         features: the names of the features that occur in the text.
     """
 
@@ -59,18 +59,18 @@ def interest(
     Values are divided into fourteen bins that are finer at both ends, counts into eight with equally many steps each.
     Chance is the mean of I when the feature is shifted circularly against the values, which preserves how slowly both
     change; a unit less than three standard deviations above it scores 0. A feature of the current token alone, such as
-    a space, needs no memory and counts half, and so does a count in `more`. A feature that occurs fewer than three
-    times is left out.
+    a space, needs no memory, so its score is halved, as is that of a count in `more`. Features that occur fewer than
+    three times are ignored.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
         text: the text that was read, one character or token per step; None if it was not text.
         more: further features at each step, `[T]`: booleans with a name such as "at nouns", or counts with the name of
-            what they run along, such as "the sequence".
+            the unit that they run along, such as "the sequence".
         along: whether to include counts along a line, a word and so on as features of the text.
 
     Returns:
-        The scores and what each unit follows.
+        The scores, and the feature that each unit follows.
 
     Raises:
         UserError: if the values are not those of a single sequence.
@@ -90,7 +90,7 @@ def interest(
         if measure.shape != array.shape[:1]:
             raise UserError(f"a feature must have a value at each of {len(array)} steps, got {list(measure.shape)}.")
         if _occurs(measure.astype(np.int64)):
-            # A count along a sequence says half as much as an answer.
+            # The score of a count along a sequence is halved, as it needs no memory.
             feature = Feature(name, np.asarray, name if counts else None, memory=not counts)
             found.append((feature, measure.astype(np.int64)))
     units = array.shape[1]
@@ -106,9 +106,9 @@ def interest(
 
 
 def _occurs(measure: Array) -> bool:
-    """Whether a feature is both present and absent often enough to be followed."""
+    """Return whether a feature is both present and absent often enough to be followed."""
     here = measure > 0
-    return int((here[1:] & ~here[:-1]).sum() + here[0]) >= _EPISODES
+    return int((here[1:] & ~here[:-1]).sum() + here[0]) >= _MIN_OCCURRENCES
 
 
 def _binned(values: Array, shares: Sequence[float]) -> Array:

@@ -16,12 +16,12 @@ _SIGNS = ("both", "positive", "negative")
 
 
 class Occurrence(NamedTuple):
-    """A stretch of steps at which a match's units are on.
+    """A range of steps at which a match's units are on.
 
     Attributes:
         start, stop: the range of steps; `stop` is exclusive.
-        closeness: the Jaccard index of the sets of units that are on throughout the span and throughout this stretch.
-        text: the tokens in the stretch; empty if the text is unknown.
+        closeness: the Jaccard index of the sets of units that are on throughout the span and throughout this range.
+        text: the tokens in the range; empty if the text is unknown.
     """
 
     start: int
@@ -38,7 +38,7 @@ class Match:
         start, stop: the span's range of steps; `stop` is exclusive.
         units: the numbers of the units that are on at every step of the span, `[K]`.
         signs: 1 for a unit above the threshold, -1 for one below its negative, `[K]`.
-        occurrences: the other stretches in which the units are on, most similar first.
+        occurrences: the other ranges of steps in which the units are on, most similar first.
         threshold: the threshold.
     """
 
@@ -69,7 +69,7 @@ def match(
     """Find the units that are on throughout a span of text, and where else they are on.
 
     Follows LSTMVis (Strobelt et al. 2018, arXiv:1606.07461): a unit is on where its value exceeds a threshold. The
-    units that are on at every step of a span suggest a hypothesis; the other stretches where they are on test it.
+    units that are on at every step of a span suggest a hypothesis; the other places where they are on test it.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.

@@ -15,7 +15,7 @@ class TaskOptions(Options):
     `defaults` holds the task's own defaults of network and training options.
 
     Attributes:
-        task: the task to learn; guessed from the data by default.
+        task: the task to learn; inferred from the data by default.
         data: the files and directories to train on.
         valid: validation data; part of the training data is held out by default.
         test: test data to evaluate the trained network on.

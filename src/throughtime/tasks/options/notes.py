@@ -20,7 +20,7 @@ class NotesOptions(SequenceOptions):
         step: the length of a step of MIDI files in beats.
     """
 
-    # Typical data sets have a few hundred pieces, which a network memorizes without heavy dropout.
+    # Typical data sets have only a few hundred pieces; without heavy dropout, a network memorizes them.
     defaults: ClassVar = {
         "hidden_size": 300,
         "dropout": 0.5,

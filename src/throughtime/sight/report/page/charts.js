@@ -107,8 +107,8 @@ drawing.saturation = () => {
       hovertemplate: "%{text}<br>shut %{x:.0%}, open %{y:.0%}<extra></extra>",
     })),
     layout: layoutOf({
-      xaxis: { title: "nearly shut (share of steps)", range: [-0.03, 1.03], tickformat: ".0%" },
-      yaxis: { title: "nearly open (share of steps)", range: [-0.03, 1.03], tickformat: ".0%" },
+      xaxis: { title: "nearly shut (fraction of steps)", range: [-0.03, 1.03], tickformat: ".0%" },
+      yaxis: { title: "nearly open (fraction of steps)", range: [-0.03, 1.03], tickformat: ".0%" },
       shapes: [{ type: "line", x0: 0, y0: 1, x1: 1, y1: 0, line: { color: variable("--line"), width: 1 } }],
       showlegend: true,
     }),

@@ -10,7 +10,7 @@ function inShort(t) {
     const level = reachOf(WHOLE ? t : shown.chosen, t);
     if (WHOLE) words.push(`influence ${shareBack(level)}`);
     else if (level !== null) words.push(`${away(lag)}: ${shareBack(level)}`);
-    else if (lag && partIndex[t] === partIndex[shown.chosen]) words.push(lag < 0 ? "after the chosen one" : "too far back, not measured");
+    else if (lag && partIndex[t] === partIndex[shown.chosen]) words.push(lag < 0 ? `after the selected ${DATA.step}` : "too far back, not measured");
   } else if (shown.value?.bytes) words.push(`${nameOf(shown.value)} ${shown.unit}: ${number(valueAt(t))}`);
   if (Number.isFinite(arrays.losses?.[t])) words.push(`${LOSS} ${number(arrays.losses[t])} nats`);
   return words.join("\n");
@@ -36,7 +36,7 @@ function tell(t) {
   if (found) parts.splice(0, 2, ...matchParts());
   if (shown.chosen !== null || found) parts.unshift(letGo());
   if (found) return byId("detail").replaceChildren(...parts);
-  if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `this ${DATA.step} did not occur in training and reads as <unk>` }));
+  if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `this ${DATA.step} did not occur in training and was read as <unk>` }));
   if (READING.choices && (READING.answers.length || Number.isFinite(loss))) parts.push(make("h3", { text: HEADINGS[READING.answers.length ? (WHOLE ? 2 : 1) : 0] }), ...guesses(t));
   if (READING.kind === "roll") parts.push(...keysAt(t));
   if (WHOLE || shown.chosen === t) parts.push(make("h3", { text: "Largest influences, relative to the maximum" }), ...lookedAt(t));

@@ -217,7 +217,7 @@ function paintFigure(pen, sound) {
 
 function paintUnit(pen, sound) {
   const { value, unit } = sound;
-  const row = value.bytes.subarray(unit * 2 * value.stretches, (unit + 1) * 2 * value.stretches);
+  const row = value.bytes.subarray(unit * 2 * value.windows, (unit + 1) * 2 * value.windows);
   const realOf = (level) => (value.scales ? ((level - 128) / 127) * value.scales[unit] : level / 255);
   const [low, high] = [Math.min(...row), Math.max(...row)].map(realOf);
   const y = (x) => UNIT - 6 - ((x - low) / (high - low || 1)) * (UNIT - 12);
@@ -225,8 +225,8 @@ function paintUnit(pen, sound) {
   pen.fillText(number(low), SOUND_GUTTER - 30, UNIT - 4);
   pen.fillStyle = solid("--positive", 0.75);
   clipped(pen, sound, UNIT, () => {
-    for (let k = Math.floor(sound.from / value.size); k < Math.min(value.stretches, sound.to / value.size + 1); k++) {
-      const [bottom, top] = [y(realOf(row[k])), y(realOf(row[value.stretches + k]))];
+    for (let k = Math.floor(sound.from / value.size); k < Math.min(value.windows, sound.to / value.size + 1); k++) {
+      const [bottom, top] = [y(realOf(row[k])), y(realOf(row[value.windows + k]))];
       const x = xOf(sound, k * value.size);
       pen.fillRect(x, top - 0.7, Math.max(1, xOf(sound, (k + 1) * value.size) - x), bottom - top + 1.4);
     }
@@ -301,8 +301,8 @@ function soundTip(sound, t) {
   if (sound.residual) words.push(`residual ${number(sound.residual[t], 4)}`);
   if (about.along) words.push(`${about.figure}: ${number(about.along[Math.floor(t / about.window)] ?? NaN)}`);
   if (value?.bytes) {
-    const at = sound.unit * 2 * value.stretches + Math.floor(t / value.size);
-    const [low, high] = [value.bytes[at], value.bytes[at + value.stretches]].map((level) => real(value, sound.unit, level));
+    const at = sound.unit * 2 * value.windows + Math.floor(t / value.size);
+    const [low, high] = [value.bytes[at], value.bytes[at + value.windows]].map((level) => real(value, sound.unit, level));
     words.push(`${value.layer}.${value.name} ${sound.unit}: ${number(low)}${value.size > 1 ? ` to ${number(high)}` : ""}`);
   }
   return words.join("\n");

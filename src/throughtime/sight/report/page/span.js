@@ -1,4 +1,4 @@
-// A selected stretch of text: the units that are on throughout it, and where else they are all on.
+// A selected span of text: the units that are on throughout it, and where else they are all on.
 // As defined by throughtime.sight.match (after LSTMVis, Strobelt et al. 2018).
 
 const ON = 0.3; // a unit is on above this value, or below its negative
@@ -20,7 +20,7 @@ function watchSelection() {
   document.addEventListener("touchend", () => setTimeout(read, 50));
 }
 
-// Shift and an arrow key extend the stretch from its starting point.
+// Shift and an arrow key extend the span from its starting point.
 function extend(t) {
   found ??= { anchor: shown.at };
   const { anchor } = found;
@@ -56,7 +56,7 @@ const isOn = (unit, sign) => {
   return (t) => sign * real(shown.value, unit, row[t]) > ON;
 };
 
-// The other stretches in which all given units are on, most similar in length to the span first.
+// The other ranges of steps in which all given units are on, most similar in length to the span first.
 function placesOf(units, start, stop) {
   if (!units.length) return [];
   const tests = units.map(([unit, sign]) => isOn(unit, sign));

@@ -1,4 +1,4 @@
-// A spectrogram: the frequencies in short stretches of a sound.
+// A spectrogram: the frequencies in short windows of a sound.
 
 const FLOOR = 90; // dynamic range in decibels
 
@@ -34,8 +34,8 @@ function spectrogram(samples, from, to, columns, size) {
   let loudest = 1e-9;
   for (let column = 0; column < columns; column++) {
     const middle = Math.round(from + ((column + 0.5) * (to - from)) / columns);
-    const stretch = shape.map((weight, k) => weight * (samples[middle - size / 2 + k] ?? 0));
-    const power = powers(stretch);
+    const windowed = shape.map((weight, k) => weight * (samples[middle - size / 2 + k] ?? 0));
+    const power = powers(windowed);
     found.set(power, column * power.length);
     for (const value of power) loudest = Math.max(loudest, value);
   }

@@ -7,11 +7,11 @@ const EXCERPT = 150; // tokens
 const orders = {
   interest: { title: "most interesting first", units: (value) => value.units },
   number: { title: "by number", units: (value) => value.units.map((_, k) => k) },
-  lasting: { title: "longest stretches first", units: (value) => [...value.units].sort((a, b) => stretchOf(value, b) - stretchOf(value, a)) },
+  lasting: { title: "slowest first", units: (value) => [...value.units].sort((a, b) => stepsPerSide(value, b) - stepsPerSide(value, a)) },
 };
 
 // The mean number of steps that a unit stays on one side of its mean.
-function stretchOf(value, unit) {
+function stepsPerSide(value, unit) {
   const row = rowOf(value, unit);
   const mean = row.reduce((a, b) => a + b, 0) / length;
   let turns = 1;
