@@ -284,7 +284,7 @@ MISTAKES = {
     fractional_power: "must be a positive integer, got 0.5",
     unequal_split: "a vector of width 4 can't be split into 3 equal parts",
     number_in_concat: "concat takes vectors, got int 1",
-    unknown_activation: "no activation named 'tahn', did you mean tanh?",
+    unknown_activation: "no activation named 'tahn' (did you mean tanh?",
     parameters_of_one_name: "two sets of parameters are named 'gate'",
     values_of_one_name: "two values are named 'seen'",
     gate_called_as_another_value: "two values are named 'gate'",
@@ -295,7 +295,7 @@ MISTAKES = {
     gate_of_a_number: "'all' takes vectors, got float 1.0",
     gate_of_one_vector_twice: "'all' has the same vector twice",
     gate_of_no_width: "the width of 'all' must be a positive integer, got 0",
-    unknown_name: "'tahn' is neither a variable of the cell nor a function of throughtime.language, did you mean tanh",
+    unknown_name: "'tahn' is neither a variable of the cell nor a function of throughtime.language (did you mean tanh",
     too_few_arguments: "TypeError: select() missing 1 required positional argument",
     method_that_is_not_there: "a vector has no attribute 'tanh'; use throughtime.language.tanh.",
     missing_state: "the cell has 2 states (hidden, cell) but returned 1 value:",
@@ -434,7 +434,7 @@ def test_a_state_with_a_missing_or_invalid_width_raises():
 
 
 def test_an_unknown_hyper_parameter_raises_with_a_suggestion():
-    with pytest.raises(CellError, match=r"cell rnn has no hyper-parameter 'activaton', did you mean activation\?"):
+    with pytest.raises(CellError, match=r"cell rnn has no hyper-parameter 'activaton' .did you mean activation\?"):
         cells.rnn.program(3, 4, activaton="relu")
     with pytest.raises(CellError, match=r"cell gru has no hyper-parameter 'size'.*it has none"):
         cells.gru.program(3, 4, size=1)

@@ -192,7 +192,7 @@ def test_label_ids_follow_sorted_order():
 
 def test_unknown_labels_are_reported_with_the_known_ones():
     labels = Labels(("Greek", "Irish"))
-    with pytest.raises(DataError, match=r"unknown label 'Grek'; the known labels are 'Greek', 'Irish', did you mean"):
+    with pytest.raises(DataError, match=r"unknown label 'Grek'; the known labels are 'Greek', 'Irish' .did you mean"):
         labels.encode(["Irish", "Grek"])
     with pytest.raises(DataError, match="unknown labels 'A', 'B'; the known"):
         labels.encode(["B", "A", "B"])

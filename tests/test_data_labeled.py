@@ -157,7 +157,7 @@ def test_mismatched_paths_and_options_are_rejected(tmp_path):
     tree(tmp_path, {"names/a.txt": "x", "names/b.txt": "y", "names/c.rtf": "z"})
     names = tmp_path / "names"
     for arguments, message in [
-        ((tmp_path / "name", {}), "no such file or directory, did you mean names"),
+        ((tmp_path / "name", {}), "no such file or directory .did you mean names"),
         (([], {}), "no data given"),
         ((names / "c.rtf", {}), r"c\.rtf is of an unsupported type \(\.rtf\)"),
         (([names / "a.txt", tmp_path], {}), "is a directory among files"),
@@ -178,7 +178,7 @@ def test_mismatched_paths_and_options_are_rejected(tmp_path):
         ("a,b\n", {}, "has no rows below its header"),
         ("a,b\n1,2,3\n", {}, r"is not a readable \.csv table: a row has more cells"),
         (SERIES, {"label": None}, "set its label column with label. Its columns are 'id', 't', 'label'"),
-        (SERIES, {"label": "labl"}, r"no column 'labl' \(label\), did you mean label\? Its columns are 'id'"),
+        (SERIES, {"label": "labl"}, r"no column 'labl' for label .did you mean label\?.\. Its columns are 'id'"),
         (SERIES, {"group": None}, r"needs either text .* or group .*, got neither"),
         (SERIES, {"text": "note"}, "got both"),
         (
@@ -187,7 +187,7 @@ def test_mismatched_paths_and_options_are_rejected(tmp_path):
             r"'note' has 3 empty sequences \(the first in row 2",
         ),
         (SERIES, {"text": "note", "group": None}, "time requires group, not text"),
-        (SERIES, {"group": "idd"}, r"no column 'idd' \(group\), did you mean id\?"),
+        (SERIES, {"group": "idd"}, r"no column 'idd' for group .did you mean id\?"),
         (SERIES, {"time": "tt"}, r"no column 'tt' \(time\)"),
         (SERIES, {"group_by": "who"}, r"no column 'who' \(group_by\)"),
         (SERIES, {"group_by": "x"}, "sequence 'a' has several values in column 'x': '1', '2'"),

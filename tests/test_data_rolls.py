@@ -160,7 +160,7 @@ def test_files_that_are_not_rolls_are_rejected(tmp_path):
         ("long.mid", "above the limit of 1,000,000"),
         ("a.pickle", r"has an unsupported type \(\.pickle\); expected \.mat or \.npz"),
         ("empty", r"has no \.mid files"),
-        ("cut.midi", r"no such file or directory, did you mean cut\.mid"),
+        ("cut.midi", r"no such file or directory .did you mean cut\.mid"),
     ]:
         with pytest.raises(DataError, match=message):
             read_rolls(tmp_path / name)

@@ -149,7 +149,7 @@ def refusal(*paths: Path | str, **options: str) -> str:
 def test_files_that_are_not_text_are_rejected_with_a_reason(tmp_path):
     written(tmp_path / "shakespeare.txt", "To be")
     message = refusal(tmp_path / "shakespare.txt")
-    assert "no such file or directory, did you mean shakespeare.txt?" in message
+    assert "no such file or directory (did you mean shakespeare.txt?" in message
     assert "no such file" in refusal(tmp_path / "nowhere" / "at.all")
     assert "is empty" in refusal(written(tmp_path / "empty", ""))
     assert "is empty" in refusal(written(tmp_path / "mark", b"\xef\xbb\xbf"))

@@ -421,7 +421,7 @@ def test_compiled_model_is_edited_outside_its_graph():
         ({"layer0.forget": lambda f: torch.ones(6)}, {}, "It returned Tensor"),
         ({"layer0.forget": lambda f: f[:2]}, {}, "must have width 6, got 2"),
         ({"layer0.forget": lambda f: affine("more", f)}, {}, "only in a cell's equations"),
-        ({"layer0.forget": lambda f, inptu: f}, {}, r"its layer has no value of that name, did you mean input\?"),
+        ({"layer0.forget": lambda f, inptu: f}, {}, r"its layer has no value of that name .did you mean input\?"),
         ({"layer0.forget": lambda f, hidden: f}, {}, "computed after it"),
     ],
 )

@@ -253,7 +253,7 @@ def test_unsupported_layers_are_listed_as_unread(keras: Any, tmp_path: Path, cap
             assert f"Not read from model.{form}: {name}: " in caplog.text
         with pytest.raises(KerasError, match="layer 'convolved' could not be read: ConvLSTM1D computes"):
             found["convolved"]
-        with pytest.raises(KerasError, match=r"no recurrent layer named 'fime', did you mean fine.*its layers: fine"):
+        with pytest.raises(KerasError, match=r"no recurrent layer named 'fime' .did you mean fine.*its layers: fine"):
             found["fime"]
     found = read(model, tmp_path / "model.weights.h5")
     assert set(found) == {"fine", "odd", "hidden"}

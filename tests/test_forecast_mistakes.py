@@ -37,7 +37,7 @@ def shown(capsys, *arguments):
 @pytest.mark.parametrize(
     ("table", "options", "message"),
     [
-        (frame(), ["--target", "z"], "has no column 'z' (--target)"),
+        (frame(), ["--target", "z"], "has no column 'z' for --target"),
         (frame(y=polars.lit("high")), [], "column 'y' (--target) must contain numbers, got 'high' in row 1"),
         (frame(ds=polars.lit("some day")), [], "must contain numbers or ISO 8601 dates and times"),
         (frame(ds=row(3, None, "ds")), [], "column 'ds' (--time) has 1 missing value (row 4)"),
@@ -78,8 +78,8 @@ def run(tmp_path_factory):
     [
         (frame(unique_id=polars.lit("a")), "series 'a' end too early; add rows up to 2024-01-05 07:00:00"),
         (frame(unique_id=polars.lit("b")), "has 1 series that were not in training, such as 'b'"),
-        (frame(unique_id=polars.lit("a"))[::3], "has a row every 3h, but the network was trained on a row every 1h"),
-        (frame(unique_id=polars.lit("a")).drop("x"), "has no column 'x' (--future)"),
+        (frame(unique_id=polars.lit("a"))[::3], "has one row every 3h, but the network was trained on one row every 1h"),
+        (frame(unique_id=polars.lit("a")).drop("x"), "has no column 'x' for --future"),
     ],
 )  # fmt: skip
 def test_prediction_reports_mistakes(tmp_path, capsys, run, table, message):

@@ -158,7 +158,7 @@ def test_chrono_is_a_network_option():
     ("given", "kind", "told"),
     [
         ({"cells": ["rnx", "grx"]}, CellError, "(?s)'rnx'.*'grx'"),
-        ({"tasks": ["addin", "kopy"]}, UserError, "no task named 'addin', did you mean adding.*'kopy'.*copy"),
+        ({"tasks": ["addin", "kopy"]}, UserError, "no task named 'addin' .did you mean adding.*'kopy'.*copy"),
         ({"tasks": []}, UserError, "the list is empty"),
         ({"lags": [2]}, UserError, "at least 3"),
         ({"lags": [5]}, UserError, "temporal-order needs lags of at least 10; reber needs lags of at least 6"),

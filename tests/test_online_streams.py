@@ -206,7 +206,7 @@ def test_unsupported_models_and_calls_are_rejected():
     ("options", "told"),
     [
         ({"learn": "bptt"}, "learn must be True, False, 'rtrl' or 'snap1', got 'bptt'"),
-        ({"optimizer": "adm"}, "got 'adm', did you mean adam"),
+        ({"optimizer": "adm"}, "got 'adm' .did you mean adam"),
         ({"optimizer": Adam(), "lr": 0.1}, "has its own"),
         ({"lr": 0}, "lr must be a positive number, got 0"),
         ({"clip": -1}, "clip must be 0 or a positive number, got -1"),

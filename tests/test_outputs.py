@@ -179,7 +179,7 @@ def test_invalid_settings_are_rejected(make, message):
         (None, "must be a dict with a kind, got None"),
         ({"classes": 3}, "must be a dict with a kind"),
         ({"kind": ["categorical"], "classes": 3}, "must be a dict with a kind"),
-        ({"kind": "categorial", "classes": 3}, "unknown output 'categorial', did you mean categorical"),
+        ({"kind": "categorial", "classes": 3}, "unknown output 'categorial' .did you mean categorical"),
         (
             {"kind": "x"},
             "unknown output 'x'; expected one of categorical, logistic_mixture, bernoulli, point, ",

@@ -428,7 +428,7 @@ class TestHorizon:
 class TestInvalidArguments:
     def test_an_unknown_name_raises_with_a_suggestion(self):
         flow = gradient_flow(recurrent(), X, window=2)
-        with pytest.raises(UserError, match=r"no gradient named 'layer0.cel', did you mean layer0.cell\?"):
+        with pytest.raises(UserError, match=r"no gradient named 'layer0.cel' .did you mean layer0.cell\?"):
             flow.horizon("layer0.cel")
 
     @pytest.mark.parametrize(

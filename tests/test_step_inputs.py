@@ -130,7 +130,7 @@ def test_streams_and_saved_files_take_additional_inputs(tmp_path):
     assert np.array_equal(twice, [y[0], y[0]])
     for given, message in [
         ({"mask": mask[0]}, r"missing input dt, which the network takes at each step: step\(x, dt=...\)"),
-        ({"dt": 1.0, "mask": mask[0], "masks": 1}, "has no input 'masks', did you mean mask"),
+        ({"dt": 1.0, "mask": mask[0], "masks": 1}, "has no input 'masks' .did you mean mask"),
         ({"dt": 1.0, "mask": mask[0, :1]}, r"mask must be float32 \[2\], got float32 \[1\]"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -262,7 +262,7 @@ def test_missing_or_mismatched_inputs_raise():
     packed = pack_padded_sequence(x, [6, 6, 6])
     for given, input, message in [
         ({"mask": mask}, x, r"missing input dt, which the layers take at each step: layer\(x, dt=...\)"),
-        ({"dt": dt, "mask": mask, "gap": dt}, x, r"have no input 'gap' \(they take dt, mask\)"),
+        ({"dt": dt, "mask": mask, "gap": dt}, x, r"have no input 'gap'; they take dt, mask"),
         ({"dt": dt[:2], "mask": mask}, x, r"dt must have shape \[6, 3, 1\], to match x, got \[2, 3, 1\]"),
         ({"dt": dt.double(), "mask": mask}, x, "dt must have the layers' dtype, torch.float32"),
         ({"dt": 1.0, "mask": mask}, x, "dt must be a tensor"),

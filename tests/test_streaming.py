@@ -446,7 +446,7 @@ def test_invalid_token_ids_are_rejected(run: Run) -> None:
 def test_invalid_states_are_rejected() -> None:
     stream = Stream(Recurrent("lstm", 4, 8), 2)
     state = stream.state
-    with pytest.raises(UserError, match=r"'layer0\.cel', did you mean layer0\.cell"):
+    with pytest.raises(UserError, match=r"'layer0\.cel' .did you mean layer0\.cell"):
         stream.state = {"layer0.hidden": state["layer0.hidden"], "layer0.cel": state["layer0.cell"]}
     with pytest.raises(UserError, match="missing states"):
         stream.state = {"layer0.hidden": state["layer0.hidden"]}

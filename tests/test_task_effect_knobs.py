@@ -102,7 +102,7 @@ def test_a_stream_keeps_its_settings_and_can_change_them(run, tmp_path):
 @pytest.mark.parametrize(("knobs", "message"), [
     (None, "the network has knobs; knob must set gain"),
     ({"gain": 2}, "knob gain must be from 0 to 1, got 2"),
-    ({"gian": 0.5}, "no knob named 'gian' .its knobs are gain., did you mean gain"),
+    ({"gian": 0.5}, "no knob named 'gian' .its knobs are gain. .did you mean gain"),
 ])  # fmt: skip
 def test_invalid_settings_are_rejected(run, knobs, message):
     with pytest.raises(UserError, match=message):

@@ -25,7 +25,7 @@ from throughtime.training.config import NetworkOptions, TrainingOptions
         ({"seed": 2**63}, "seed must be less than 9,223,372,036,854,775,808, got 9223372036854775808"),
         ({"optimizer": "adamm"}, "did you mean adam"),
         ({"schedule": "cosin"}, "did you mean cosine"),
-        ({"hiden": 3}, "no option named 'hiden', did you mean hidden_size"),
+        ({"hiden": 3}, "no option named 'hiden' (did you mean hidden_size"),
         ({"init": "ortogonal"}, "init 'ortogonal': expected a positive range, or orthogonal"),
         ({"init": -0.1}, "expected a positive range"),
         ({"devices": "gpu"}, "devices 'gpu': expected a number of devices"),

@@ -49,11 +49,11 @@ def nearest(name: str, names: Iterable[str], count: int = 1) -> str:
         count: the maximum number of suggestions.
 
     Returns:
-        `", did you mean X?"` or `", did you mean X, Y or Z?"` for the most similar names, or `""` when none is similar.
+        `" (did you mean X?)"` or `" (did you mean X, Y or Z?)"` for the most similar names, or `""` if none is similar.
     """
     others = [other for other in names if other != name]
     found = difflib.get_close_matches(name, others, count, cutoff=0.6 if count == 1 else 0.3)
     if not found:
         return ""
     *first, last = found
-    return f", did you mean {' or '.join(filter(None, [', '.join(first), last]))}?"
+    return f" (did you mean {' or '.join(filter(None, [', '.join(first), last]))}?)"

@@ -319,4 +319,4 @@ def activate(name: str, a: Symbol) -> Symbol:
 
 
 def _unknown(name: object) -> str:
-    return f"no activation named {name!r}{nearest(str(name), ACTIVATIONS)} (choose from {', '.join(ACTIVATIONS)})."
+    return f"no activation named {name!r}{nearest(str(name), ACTIVATIONS)}; choose from {', '.join(ACTIVATIONS)}."

@@ -402,7 +402,7 @@ def from_data(data: object) -> Output:
         raise ModelError(f"an output must be a dict with a kind, got {data!r}.")
     if kind not in _KINDS:
         known = ", ".join(_KINDS)
-        raise ModelError(f"unknown output {kind!r}{nearest(kind, _KINDS) or f'; expected one of {known}.'}")
+        raise ModelError(f"unknown output {kind!r}{nearest(kind, _KINDS)}; expected one of {known}.")
     settings = {name: value for name, value in data.items() if name != "kind"}
     expected = [field.name for field in fields(_KINDS[kind])]
     if settings.keys() != set(expected):

@@ -72,5 +72,5 @@ def get(cell: str | Cell) -> Cell:
         raise CellError(f"cell must be a name, such as 'lstm', or a cell made with throughtime.cell, got {cell!r}.")
     if cell not in _CELLS:
         hint = nearest(cell, _CELLS, 3)
-        raise CellError(f"no cell named {cell!r}{hint or '.'} `throughtime cells` lists all {len(_CELLS)}.")
+        raise CellError(f"no cell named {cell!r}{hint}. `throughtime cells` lists all {len(_CELLS)}.")
     return _CELLS[cell]

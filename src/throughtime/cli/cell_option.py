@@ -69,7 +69,7 @@ def _chosen(path: str, name: str) -> Cell:
     has = f"it defines {', '.join(own)}"
     if not name:
         raise CellError(f"{path} defines several cells; choose one as {path}:NAME ({has}).")
-    raise CellError(f"{path} has no cell named {name!r}{nearest(name, own)} ({has}).")
+    raise CellError(f"{path} has no cell named {name!r}{nearest(name, own)}; {has}.")
 
 
 def _run(path: Path) -> ModuleType:

@@ -52,7 +52,7 @@ class Labels:
             more = f" and {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
             raise DataError(
                 f"unknown label{'s' if len(unknown) > 1 else ''} {shown}; the known labels are {known}{more}"
-                f"{(len(unknown) == 1 and nearest(unknown[0], self.names)) or '.'}"
+                f"{nearest(unknown[0], self.names) if len(unknown) == 1 else ''}."
             )
         return np.array([ids[value] for value in values], np.int64)
 

@@ -155,7 +155,7 @@ class SeriesCodec:
         if unknown:
             raise DataError(
                 f"{table.name} has {len(unknown)} series that were not in training, such as {unknown[0]!r}"
-                f"{nearest(unknown[0], self.scales) or '.'} Forecasts need series from training: remove the others, "
+                f"{nearest(unknown[0], self.scales)}. Forecasts need series from training: remove the others, "
                 "or train again with them."
             )
         sizes = np.array([len(series.future) for series in table.series])

@@ -54,7 +54,7 @@ class Table:
         """
         if column not in self.columns:
             raise DataError(
-                f"{self.name} has no column {column!r} ({option(keyword)}){nearest(column, self.columns) or '.'} "
+                f"{self.name} has no column {column!r} for {option(keyword)}{nearest(column, self.columns)}. "
                 f"Its columns are {_listed(self.columns)}."
             )
 

@@ -41,7 +41,7 @@ def get(name: str) -> Engine:
         UserError: if there is no engine with that name; the message suggests the most similar one.
     """
     if name not in _HOMES:
-        raise UserError(f"no engine named {name!r}{nearest(name, NAMES)} (choose from {', '.join(NAMES)}).")
+        raise UserError(f"no engine named {name!r}{nearest(name, NAMES)}; choose from {', '.join(NAMES)}.")
     module, kind = _HOMES[name]
     engine: Engine = getattr(import_module(f"{__name__}.{module}"), kind)()
     return engine

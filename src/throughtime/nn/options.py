@@ -241,7 +241,7 @@ def require_hyper(names: Iterable[str], cell: Cell, options: Iterable[str]) -> N
             raise UserError(f"{name} is called {ours} here: Recurrent(..., {ours}=...).")
         if ours is not None:
             raise UserError(f"{name} is the hyper-parameter {ours} of some cells, but {has}.")
-        raise UserError(f"no option or hyper-parameter named {name!r}{nearest(name, [*options, *cell.hyper])} ({has}).")
+        raise UserError(f"no option or hyper-parameter named {name!r}{nearest(name, [*options, *cell.hyper])}; {has}.")
 
 
 def output_width(program: Program) -> int:

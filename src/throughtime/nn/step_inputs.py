@@ -34,7 +34,7 @@ def in_order(
         if name not in names:
             has = f"they take {', '.join(names)}" if names else "they take x alone"
             raise UserError(
-                f"the layers have no input {name!r}{nearest(name, names)} ({has}). To use a cell's optional input, "
+                f"the layers have no input {name!r}{nearest(name, names)}; {has}. To use a cell's optional input, "
                 f"name it when you create the layers: Recurrent(..., inputs=[{name!r}])."
             )
     for name in names:

@@ -153,14 +153,14 @@ class Cell:
         for name in (inputs := [inputs] if isinstance(inputs, str) else list(inputs)):
             if name not in names:
                 has = f"it has {', '.join(names)}" if names else "it has none besides x"
-                raise CellError(f"cell {self.name} has no input {name!r}{nearest(str(name), names)} ({has}).")
+                raise CellError(f"cell {self.name} has no input {name!r}{nearest(str(name), names)}; {has}.")
         return tuple(name for name in names if name in inputs)
 
     def _known(self, hyper: dict[str, Any]) -> dict[str, Any]:
         for name in hyper:
             if name not in self.hyper:
                 has = f"it has {', '.join(self.hyper)}" if self.hyper else "it has none"
-                raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)} ({has}).")
+                raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)}; {has}.")
         return hyper
 
     def _declared(self, argument: inspect.Parameter) -> StateDeclaration | InputDeclaration:

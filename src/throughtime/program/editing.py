@@ -150,7 +150,7 @@ class _Editing(Rewriting):
         if argument not in named:
             raise UserError(
                 f"the edit of {edit.label!r} takes {argument!r}, but its layer has no value of that name"
-                f"{nearest(argument, named)} (it has {', '.join(named)}). After the value itself, a function takes "
+                f"{nearest(argument, named)}; it has {', '.join(named)}. After the value itself, a function takes "
                 "other values by name, with _ for a dot."
             )
         if named[argument] >= len(self.values):

@@ -363,7 +363,7 @@ def with_activations(program: Program, functions: tuple[tuple[str, Callable[[Sym
             has = f"it has {', '.join(gates)}" if gates else "it has none"
             raise UserError(
                 f"cell {program.name!r} has no gate named {name!r} that applies a function to a pre-activation"
-                f"{nearest(name, gates)} ({has})."
+                f"{nearest(name, gates)}; {has}."
             )
     places = {program.values[name]: name for name in chosen}
 

@@ -54,4 +54,4 @@ def unknown_word(name: str, what: str = "") -> str:
     what = what or f"{name!r} is neither a variable of the cell nor a function of throughtime.language"
     if word := word_for(name):
         return f"{what}; use throughtime.language.{word}."
-    return f"{what}{nearest(name, words, 3) or '.'}"
+    return f"{what}{nearest(name, words, 3)}."

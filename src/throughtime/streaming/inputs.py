@@ -32,7 +32,7 @@ def joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: i
     for name in inputs:
         if name not in names:
             has = f"it takes {', '.join(names)}" if names else "it takes x alone"
-            raise UserError(f"the network has no input {name!r}{nearest(name, names)} ({has}).")
+            raise UserError(f"the network has no input {name!r}{nearest(name, names)}; {has}.")
     if not inputs and np.shape(x) == (*steps, sum(given.width for given in declared)):
         return np.asarray(x)
     for name in names:

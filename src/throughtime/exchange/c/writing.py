@@ -95,9 +95,7 @@ def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = Non
     """
     source, header = _paths(path)
     if quantize is not None and quantize not in QUANTIZATIONS:
-        raise UserError(
-            f"quantize must be None or 'int8', got {quantize!r}{nearest(str(quantize), QUANTIZATIONS) or '.'}"
-        )
+        raise UserError(f"quantize must be None or 'int8', got {quantize!r}{nearest(str(quantize), QUANTIZATIONS)}.")
     network = network_of(model)
     if any(given.one_hot for program, _ in network.layers for given in program.inputs):
         raise UserError("a program with a one-hot input can't be exported to C; use an embedding before it.")

@@ -202,7 +202,7 @@ class Steps:
         possible = [*MEANINGS, *OPERATORS, _IF]
         if node.operator not in possible:
             raise node.error(
-                f"unsupported operator{nearest(node.operator, possible)} (supported: {', '.join(sorted(possible))})."
+                f"unsupported operator{nearest(node.operator, possible)}; supported: {', '.join(sorted(possible))}."
             )
         if node.operator == _IF and not node.input(0):
             raise node.error("its condition is missing.")

@@ -64,7 +64,7 @@ class Flow:
         """
         if name not in self.norms:
             known = ", ".join(self.norms)
-            raise UserError(f"no gradient named {name!r}{nearest(name, self.norms)} (available: {known}).")
+            raise UserError(f"no gradient named {name!r}{nearest(name, self.norms)}; available: {known}.")
         return horizon(self.by_lag[name], fraction)
 
     @property

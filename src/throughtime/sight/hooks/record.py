@@ -219,7 +219,7 @@ class Tape:
 
 
 def _unknown(name: str, known: list[str]) -> UserError:
-    return UserError(f"{name!r} was not recorded{nearest(str(name), known)} (recorded: {listed(known)}).")
+    return UserError(f"{name!r} was not recorded{nearest(str(name), known)}; recorded: {listed(known)}.")
 
 
 class _Part(NamedTuple):

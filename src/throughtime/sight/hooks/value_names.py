@@ -85,7 +85,7 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
                 found[pattern] += [each.name(direction, name) for name in each.matching(pattern, direction, program)]
     for pattern, names in found.items():
         if not names:
-            raise UserError(f"no value named {pattern!r}{nearest(pattern, known)} (available: {listed(known)}).")
+            raise UserError(f"no value named {pattern!r}{nearest(pattern, known)}; available: {listed(known)}.")
     return found
 
 
