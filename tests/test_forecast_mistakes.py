@@ -78,7 +78,7 @@ def run(tmp_path_factory):
     [
         (frame(unique_id=polars.lit("a")), "series 'a' end too early; add rows up to 2024-01-05 07:00:00"),
         (frame(unique_id=polars.lit("b")), "has 1 series that were not in training, such as 'b'"),
-        (frame(unique_id=polars.lit("a"))[::3], "has one row every 3h, but the network was trained on one row every 1h"),
+        (frame(unique_id=polars.lit("a"))[::3], "one row every 3h, but the network was trained on one row every 1h"),
         (frame(unique_id=polars.lit("a")).drop("x"), "has no column 'x' for --future"),
     ],
 )  # fmt: skip
