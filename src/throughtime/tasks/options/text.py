@@ -13,7 +13,7 @@ class TextOptions(StreamOptions):
 
     Attributes:
         data: text files and directories of them; Python's own documentation by default.
-        valid: a text to validate on; the last tenth of the data are held out by default.
+        valid: a text to validate on; the last tenth of the data is held out by default.
         test: a text to evaluate the trained network on.
         level: the kind of tokens: characters, words or byte pairs.
         vocab_size: the maximum vocabulary size; the most frequent tokens are kept.
