@@ -275,6 +275,7 @@ def test_unchanged_layers_are_reported_with_a_reason(keras: Any) -> None:
         assert [reason in text for text in report.left.values()] == [True]
 
 
+@pytest.mark.slow
 def test_another_backend_is_rejected() -> None:
     code = """
 import sys, types

@@ -45,7 +45,7 @@ def test_training_works_without_standard_streams(directory):
         ("cells lstm", (1,)),
         ("cells --json", (2,)),
         ("info RUN", (1, 2)),
-        ("sample RUN --length 3", (1,)),
+        pytest.param("sample RUN --length 3", (1,), marks=pytest.mark.slow),
     ],
 )
 def test_closed_stream_is_not_an_error(command, closed, directory):

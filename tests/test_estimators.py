@@ -283,7 +283,7 @@ def test_a_fitted_estimator_can_be_pickled():
     [
         ({"cell": "lstn"}, "'lstn'.*lstm"),
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
-        ({"optimizer": "adm"}, "optimizer must be one of .* did you mean adam"),
+        ({"optimizer": "adm"}, "optimizer must be one of .*did you mean adam"),
         (
             {"layout": "channel_first"},
             "layout must be one of time_first, channels_first, .*did you mean channels_first",

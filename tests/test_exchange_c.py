@@ -91,6 +91,7 @@ def assert_like_the_stream(module: nn.Module, file: CFile, compiled: Compiled, l
         np.testing.assert_allclose(run(x), y, rtol=TOLERANCE, atol=TOLERANCE, err_msg=file.prefix)
 
 
+@pytest.mark.slow
 def test_every_named_cell_matches_its_stream(tmp_path: Path) -> None:
     modules = {name: Recurrent(name, 5, 9) for name in cells.names()}
     files = {name: to_c(module, tmp_path / f"{name}.c") for name, module in modules.items()}

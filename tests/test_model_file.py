@@ -178,6 +178,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_users_cell_loads_without_its_source(own: Path) -> None:
     module = throughtime.load(own / "own.safetensors")
     assert module.programs[0].name == "own"
@@ -487,6 +488,7 @@ for path in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs Linux")
 def test_claims_of_huge_sizes_allocate_no_memory(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def by_hand(run, dry):
         return run.model()(torch.from_numpy(dry)[:, None, None])[0][:, 0, 0].numpy()
 
 
+@pytest.mark.slow
 def test_a_device_is_learned(run, folder):
     dry, wet = pair()
     found = evaluate(run, [folder / "dry.wav", folder / "wet.wav"])

@@ -78,6 +78,7 @@ def test_validation_report_and_saved_model_use_the_average(tmp_path):
     assert total(run.model(), part).figures["loss"] == pytest.approx(figures(run)[-1]["valid_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_an_average_resumes_bit_for_bit(tmp_path):
     (tmp_path / "whole").mkdir()
     whole = train_tiny(tmp_path / "whole", **LONG, ema=DECAY)

@@ -204,6 +204,7 @@ def test_fewer_losses_are_followed_on_a_slow_machine(prepared):
     assert counts[0] == 160 > counts[1] > counts[2] == 8
 
 
+@pytest.mark.slow
 def test_validation_takes_a_small_fraction_of_the_time(tmp_path, monkeypatch):
     counts = []
     validated = Fit.validated
@@ -220,6 +221,7 @@ def test_validation_takes_a_small_fraction_of_the_time(tmp_path, monkeypatch):
         assert 10 <= counts[-1] <= 0.07 * BUDGET / (VALIDATING * factor) + 2
 
 
+@pytest.mark.slow
 def test_a_resumed_training_uses_the_remaining_time(tmp_path, monkeypatch):
     machine = Machine()
     states = []

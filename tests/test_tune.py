@@ -54,6 +54,7 @@ def test_a_search_writes_its_trials_and_the_best_options(names, tmp_path):
     assert run.result["test"]["sequences"] == 20
 
 
+@pytest.mark.slow
 def test_a_killed_search_is_resumed(names):
     throughtime.tune(trials=2, **names)
     study = optuna.load_study(study_name="throughtime", storage=f"sqlite:///{names['out'] / 'search.db'}")
@@ -129,6 +130,7 @@ def test_the_test_part_of_a_text_is_hidden_from_the_search(tmp_path):
     assert found["test"]["bits_per_character"] == pytest.approx(found["test"]["loss"] / np.log(2), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_bad_trials_are_pruned(names):
     """With metrics that get worse from trial to trial, all after the first five are worse than the median."""
     found = []

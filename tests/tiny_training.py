@@ -37,11 +37,15 @@ def write_text(path: Path, words: int = 600) -> Path:
 
 
 def train_tiny(directory: Path, *, report: bool = False, **options: Any) -> Run:
-    """Train a small model in `directory/run`, by default without the report, which takes longer than training."""
+    """Train a small model in `directory/run`, by default without the report, which takes longer than training.
+
+    The samples of text after training are short, since drawing 600 characters takes longer than training too.
+    """
     data = directory / "text.txt"
     if "data" not in options and not data.exists():
         write_text(data)
-    with nullcontext() if report else patch("throughtime.training.loop.write_report"):
+    short = patch.dict("throughtime.tasks.text._LENGTHS", {"char": 20, "word": 10, "bpe": 10})
+    with short, nullcontext() if report else patch("throughtime.training.loop.write_report"):
         return train(**{"data": data, "out": directory / "run", "progress": False, **TINY, **options})
 
 

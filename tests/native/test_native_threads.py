@@ -34,6 +34,7 @@ def test_the_engine_runs_without_torch() -> None:
     assert "False" in run_python(PREPARE + "run(); print('torch' in sys.modules)")
 
 
+@pytest.mark.slow
 def test_the_engine_works_after_fork() -> None:
     for load in ("", "import torch; torch.ones(300, 300) @ torch.ones(300, 300)\n"):
         source = PREPARE.replace("\n", "\n" + load, 1) + (
