@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import gc
 import importlib
 import os
 from collections.abc import Iterator
@@ -16,6 +17,12 @@ from outcomes import Outcomes
 # on the time either, so that tests pass on a busy machine.
 settings.register_profile("throughtime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("throughtime")
+
+
+def pytest_collection_finish() -> None:
+    """Leave imported modules and collected tests, which live to the end, out of garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny_training import train_tiny, write_text
+from tiny_training import SAMPLED, train_tiny, write_text
 
 import throughtime
 from throughtime.cli.main import main
@@ -186,7 +186,7 @@ def test_training_ends_with_a_report(run: Run) -> None:
         f"layer{k} {when} training" for when in ("before", "after") for k in (0, 1)
     ]
     assert [len(c["steps"]) for c in content["curves"]] == [20, sum(r["valid_loss"] is not None for r in run.metrics())]
-    assert len(content["samples"][0]) == 300
+    assert len(content["samples"][0]) == SAMPLED
 
 
 def test_untrained_model_equals_the_initial_model_of_training(tmp_path: Path) -> None:

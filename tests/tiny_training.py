@@ -22,7 +22,7 @@ TINY = {
     "steps": 12,
     "threads": 1,
 }
-
+SAMPLED = 20  # the characters of a sample after training
 
 # The server process imports the library once and forks for each training run, because importing takes longer.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -44,7 +44,7 @@ def train_tiny(directory: Path, *, report: bool = False, **options: Any) -> Run:
     data = directory / "text.txt"
     if "data" not in options and not data.exists():
         write_text(data)
-    short = patch.dict("throughtime.tasks.text._LENGTHS", {"char": 20, "word": 10, "bpe": 10})
+    short = patch.dict("throughtime.tasks.text._LENGTHS", {"char": SAMPLED, "word": 10, "bpe": 10})
     with short, nullcontext() if report else patch("throughtime.training.loop.write_report"):
         return train(**{"data": data, "out": directory / "run", "progress": False, **TINY, **options})
 
