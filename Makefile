@@ -45,12 +45,12 @@ demo: install  ## train a network on text that is already on your machine
 	@$(BIN)/throughtime train --hidden 128 --layers 2 --dropout 0.1 --minutes 2.5
 
 # Two workers, because CI machines can have as few as two cores. Each test process uses one thread. A file's tests run in
-# one worker, which trains the networks that they share once.
-test: $(DEVELOPMENT) browser  ## run the tests, except slow ones and the book's
+# one worker, which trains the networks that they share once. Slow tests include those in a browser.
+test: $(DEVELOPMENT)  ## run the tests, except slow ones and the book's
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not book'
 
 test-all: $(DEVELOPMENT) browser  ## run all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-docs: $(DEVELOPMENT)  ## run the book's snippets and the notebooks
 	$(BIN)/python -m pytest -n 2 -m book

@@ -1,6 +1,5 @@
 """Settings for all tests."""
 
-import gc
 import importlib
 import os
 from collections.abc import Iterator
@@ -19,10 +18,11 @@ settings.register_profile("throughtime", deadline=None, suppress_health_check=[H
 settings.load_profile("throughtime")
 
 
-def pytest_collection_finish() -> None:
-    """Leave imported modules and collected tests, which live to the end, out of garbage collections."""
-    gc.collect()
-    gc.freeze()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests in a browser as slow, so that the others need no browser."""
+    for item in items:
+        if "driver" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -63,6 +63,7 @@ def test_exit_code_of_a_mistake_is_kept(closed):
     assert (b"did you mean" in done.stderr) == (2 not in closed)
 
 
+@pytest.mark.slow
 def test_closed_standard_input_is_an_empty_text(directory):
     done = run("evaluate", directory / "run", "-", closed=(0,))
     assert done.returncode == 2
@@ -89,7 +90,8 @@ def test_broken_pipe_ends_a_command_without_a_traceback(streams, directory):
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "train --help", "cells", "cells lstm", "info RUN", "sample RUN --length 9"]
+    "command",
+    ["--help", "train --help", "cells", "info RUN", pytest.param("sample RUN --length 9", marks=pytest.mark.slow)],
 )
 def test_every_command_ends_the_same_way_on_a_broken_pipe(command, directory):
     reader, writer = os.pipe()

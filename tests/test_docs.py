@@ -28,7 +28,11 @@ def title(page: Path) -> str:
 
 
 RUNNABLE = [
-    pytest.param(page, id=title(page), marks=[pytest.mark.book] if page in CHAPTERS else [])
+    pytest.param(
+        page,
+        id=title(page),
+        marks=[pytest.mark.book] if page in CHAPTERS else [pytest.mark.slow] if page.stem == "studies" else [],
+    )
     for page in PAGES
     if blocks(page, "python")
 ]
