@@ -8,8 +8,10 @@
     extern const Kernels<float> kernels_f32;      \
     extern const Kernels<double> kernels_f64;     \
     }
-#if defined(__x86_64__)
+#if defined(THROUGHTIME_HAS_avx512)
 THROUGHTIME_DECLARE(avx512)
+#endif
+#if defined(THROUGHTIME_HAS_avx2)
 THROUGHTIME_DECLARE(avx2)
 #endif
 THROUGHTIME_DECLARE(baseline)
@@ -28,7 +30,11 @@ const std::vector<InstructionSet>& available() {
         std::vector<InstructionSet> found;
 #if defined(__x86_64__)
         __builtin_cpu_init();
+#endif
+#if defined(THROUGHTIME_HAS_avx512)
         if (__builtin_cpu_supports("x86-64-v4")) found.push_back({"avx512", avx512::kernels_f32, avx512::kernels_f64});
+#endif
+#if defined(THROUGHTIME_HAS_avx2)
         if (__builtin_cpu_supports("x86-64-v3")) found.push_back({"avx2", avx2::kernels_f32, avx2::kernels_f64});
 #endif
         found.push_back({"baseline", baseline::kernels_f32, baseline::kernels_f64});
