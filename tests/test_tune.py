@@ -78,6 +78,13 @@ def test_interrupted_trial_is_repeated(names):
     assert found["defaults"] == found["value"]
 
 
+def test_interrupted_search_in_a_shared_storage_is_resumed(names, tmp_path):
+    names["storage"] = f"sqlite:///{tmp_path / 'shared.db'}"
+    throughtime.tune(trials=1, **names)
+    (names["out"] / "search.json").unlink()  # written after the last trial
+    assert len(throughtime.tune(trials=2, **names)["trials"]) == 2
+
+
 def test_only_one_process_can_tune_in_a_folder(names):
     names["out"].mkdir()
     with (names["out"] / "lock").open("a") as held:

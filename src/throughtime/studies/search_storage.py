@@ -58,18 +58,16 @@ def quiet(optuna: Any) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, storage: str | None) -> Iterator[None]:
-    """Lock the folder for this process, unless a storage is shared.
+    """Lock the folder for this process, unless a storage is shared; its file `lock` also marks the folder as a search.
 
     Raises:
         RunError: if another process is tuning in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if storage is not None:
-        yield
-        return
     with (folder / "lock").open("a") as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if storage is None:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
                 f"another process is tuning in {display_path(folder)}; to tune with several processes, pass all of "
