@@ -675,6 +675,7 @@ def layers_of_both_columns() -> list[nn.Module]:
     return [throughtime.accelerate(nn.LSTM(3, 4)), throughtime.Recurrent(own_cell, 3, 4)]
 
 
+@pytest.mark.slow
 @border(GRAPHS)
 def test_a_run_is_one_operator_of_a_graph() -> None:
     example, other = inputs()

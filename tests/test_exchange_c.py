@@ -141,6 +141,7 @@ def _swapped(x: Any, h: Any, c: Any) -> Any:
 PAIRS = [*zip((*COMPILERS, *COMPILERS[:1]), (None, "int8"), strict=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "quantize"), PAIRS)
 def test_encoders_heads_and_layer_options_match_the_stream(compiler: str, quantize: str | None, tmp_path: Path) -> None:
     modules = stacks()

@@ -55,6 +55,7 @@ def as_array(value: Any) -> Any:
     return np.asarray(value) if isinstance(value, np.generic) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", sorted(MEANINGS.keys() - {"CastLike", "Not"}))
 @pytest.mark.filterwarnings("ignore")
 def test_results_match_onnxs_own_cases(operator: str) -> None:

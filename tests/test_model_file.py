@@ -188,6 +188,7 @@ def test_a_users_cell_loads_without_its_source(own: Path) -> None:
     assert recorded["layer0.update"].shape == (5, 1, 6)
 
 
+@pytest.mark.slow
 @needs_native
 def test_a_stream_loads_a_file_without_torch(own: Path, tmp_path: Path) -> None:
     paths = [own / "own.safetensors"]

@@ -161,6 +161,7 @@ def test_the_level_of_recordings_can_be_normalized():
         assert codec_from(mel.to_data()).level == level
 
 
+@pytest.mark.slow
 def test_few_recordings_are_augmented(flat, tmp_path):
     given = {"data": flat, "label_pattern": PATTERN, "valid_share": 0.25}
     plain, changed, again, more = (

@@ -74,6 +74,7 @@ def training(tmp_path, monkeypatch, machine, own=(), **options):
     return Fit(task, data, config, plan, model, calls, clock=machine.clock)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [5.0, 0.2])
 @pytest.mark.parametrize(("start", "end"), [(0.3, 0.7)])
 def test_the_budget_is_used_if_the_machine_changes_speed(tmp_path, monkeypatch, factor, start, end):

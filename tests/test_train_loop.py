@@ -164,6 +164,7 @@ def test_training_has_a_default_end(tmp_path, monkeypatch):
     assert train_tiny(tmp_path, steps=None).result["steps"] == 7
 
 
+@pytest.mark.slow
 def test_minutes_limit_the_time_and_are_used_up(tmp_path, monkeypatch):
     """Uses a clock on which each step takes 0.05 s."""
     monkeypatch.setattr(Fit, "elapsed", property(lambda self: 0.05 * self.step))
