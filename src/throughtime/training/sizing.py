@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from throughtime.spelling import counted, setting
+from throughtime.spelling import setting
 from throughtime.tasks.base import Data, Interface, Task
 from throughtime.training.building import build_model, device_for
 from throughtime.training.config import TrainConfig
@@ -95,7 +95,7 @@ def fitted(
     if len(counts) > 1:
         training = training.model_copy(update={"threads": chosen.threads})
         other = sum(counts) - chosen.threads
-        why.append(f"{counted(chosen.threads, 'thread')}, which is faster now than {other}")
+        why.append(f"{setting('threads', chosen.threads)}: faster than {other} on this machine at the moment")
     return Fitted(chosen.config.model_copy(update={"training": training}), why)
 
 
