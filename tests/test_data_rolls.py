@@ -146,7 +146,7 @@ def test_files_that_are_not_rolls_are_rejected(tmp_path):
     saved(tmp_path / "long.mid", *[("note_on", 60, 2**27, {})] * 2, ("note_off", 60, 1, {}), ticks_per_beat=1)
     for name, message in [
         ("objects.npz", r"contains Python objects, which are not loaded.*np\.savez\(path"),
-        ("wide.npz", r"wide\.npz, arr_0, piece 0: expected an array \[steps, 88\] of 0 and 1, got \[3, 89\]"),
+        ("wide.npz", r"wide\.npz, arr_0, piece 0: expected an array \[steps, 88\] of 0s and 1s, got \[3, 89\]"),
         ("counts.npz", "a piano roll must contain only 0 and 1, got 2"),
         ("short.npz", "piece 0 has no steps"),
         ("two.npz", "has 2 pieces; at least 3 are needed"),

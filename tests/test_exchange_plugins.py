@@ -135,7 +135,7 @@ def test_guitarml_has_torchs_weights(tmp_path, cell, skip):
 
 @pytest.mark.parametrize(("name", "model", "message"), [
     ("nam", {"skip": True}, "does not support the network's skip connection; use RTNeural's JSON"),
-    ("nam", {"cell": "gru"}, "supports only LSTM layers, but this network has GRU; use RTNeural's JSON"),
+    ("nam", {"cell": "gru"}, "supports only LSTM layers, but this network has GRU layers; use RTNeural's JSON"),
     ("guitarml", {"layers": 2}, "supports only one layer, but this network has 2"),
     ("rtneural", {"cell": "mgu"}, "supports only LSTM and GRU layers.*ONNX instead: model.onnx"),
     ("rtneural", {"cell": "gru_reset_before"}, "supports only LSTM and GRU layers.*ONNX instead: model.onnx"),

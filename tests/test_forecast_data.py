@@ -1,4 +1,4 @@
-"""Time series tables: parsing, errors, and that nothing after a forecast's origin is used."""
+"""Time series tables: parsing, errors, and no use of rows after a forecast's origin."""
 
 from dataclasses import replace
 

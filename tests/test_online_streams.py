@@ -236,7 +236,7 @@ def test_networks_without_a_stepwise_loss_learn_from_a_gradient():
         y = stream.step(np.ones(INPUT))
         with pytest.raises(UserError, match=told):
             stream.learn(np.ones_like(y))
-        with pytest.raises(UserError, match=r"gradient must be an array \[1,"):
+        with pytest.raises(UserError, match=r"gradient must be an array of shape \[1,"):
             stream.learn(gradient=np.ones(7))
         assert np.isnan(stream.learn(gradient=np.ones_like(y)))
 

@@ -103,7 +103,7 @@ def test_complements_are_recognized_and_products_of_gates_are_omitted():
 
 @pytest.mark.parametrize("name", cells.names())
 def test_derived_gates_hold_when_the_cell_runs(name):
-    """Gates stay between 0 and 1, and the old state's direct contribution is its retention gate's share."""
+    """Gates stay between 0 and 1, and the old state's direct derivative is its retention gate or 1 minus it."""
     torch.manual_seed(0)
     module = Recurrent(name, 3, 4, dtype=torch.float64)
     with torch.no_grad():

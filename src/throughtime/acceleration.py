@@ -47,7 +47,7 @@ class Acceleration:
     Attributes:
         changed: the names of the changed layers, with descriptions of the changes.
         left: the names of the unchanged layers, with the reasons.
-        ours: the names of the layers that were throughtime's already.
+        ours: the names of the layers that were already throughtime's.
     """
 
     changed: dict[str, str]

@@ -1,4 +1,4 @@
-"""Checks a cell's gradient program against finite differences."""
+"""Check a cell's gradient program against finite differences."""
 
 from __future__ import annotations
 

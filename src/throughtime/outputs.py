@@ -25,7 +25,7 @@ _MIN_SCALE = 1e-6  # keeps log(scale) finite where softplus underflows
 _MIN_DEGREES = 2.0  # a Student t distribution has a finite variance above 2 degrees of freedom
 
 _MIN_LEVELS = 0.05  # minimum scale of a mixture component
-_OUTERMOST = 1e5  # the outer bound of the outermost levels, in levels; finite so that the gradient is finite
+_OUTERMOST = 1e5  # how far the lowest and the highest level extend, in levels; finite so that the gradient is finite
 
 PointLoss = Literal["mse", "mae"]
 

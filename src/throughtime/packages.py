@@ -1,4 +1,4 @@
-"""Checks whether optional packages are installed."""
+"""Check whether optional packages are installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fuzzes the native engine with mutated programs in JSON and mismatched arrays.
+"""Fuzz the native engine with mutated programs in JSON and mismatched arrays.
 
     PYTHONPATH=tests:tests/native python -m fuzz --seconds 60 --seed 1     # `make fuzz` does so under sanitizers
     PYTHONPATH=tests:tests/native python -m fuzz --again build/fuzz/FILE   # rerun one case

@@ -48,7 +48,7 @@ def test_the_engine_works_after_fork() -> None:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a second processor")
 def test_core_to_core_latency_is_plausible() -> None:
-    # Light travels 30 cm in the lower bound; a busy machine may take long.
+    # Light travels only 30 cm in 1 ns. The upper bound is loose because the machine may be busy.
     assert 1e-9 < _native.core_to_core_latency() < 1.0
 
 

@@ -22,8 +22,8 @@ from throughtime.bench.quiet import Look, Quiet, quiet
 from throughtime.errors import UserError
 
 _MIN_ROUNDS = 3
-_PATIENCE = 40  # time limit, as a multiple of `seconds`, before disturbed rounds count; disturbances last minutes
-_MIN_DISTURBED_ROUNDS = 15  # before disturbed rounds count
+_PATIENCE = 40  # accept disturbed rounds after this multiple of `seconds`; disturbances last minutes
+_MIN_DISTURBED_ROUNDS = 15  # required before disturbed rounds are accepted
 _TURN = 0.02  # seconds per turn; more if a call takes longer
 _WARM = 0.002  # untimed seconds before a turn, to warm caches and wake threads
 _REST = 0.003  # seconds between turns, while the previous contestant's threads stop spinning

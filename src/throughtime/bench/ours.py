@@ -26,7 +26,7 @@ class Layer(_Ours):
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Support only whole sequences."""
+        """Return True only for whole sequences."""
         return case.mode not in (STREAMING, LONG, TEXT)
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -40,7 +40,7 @@ class Thawed(_Ours):
     name = "throughtime thawed"
 
     def takes(self, case: Case) -> bool:
-        """Support only forward passes."""
+        """Return True only for forward passes."""
         return case.mode == FORWARD
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -54,7 +54,7 @@ class Stepwise(_Ours):
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Support only single steps."""
+        """Return True only for single steps."""
         return case.mode == STREAMING
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -79,7 +79,7 @@ class Checkpointed(_Ours):
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Support only long sequences."""
+        """Return True only for long sequences."""
         return case.mode == LONG
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -97,7 +97,7 @@ class BuiltIn(_Ours):
     name = "throughtime lstm"
 
     def takes(self, case: Case) -> bool:
-        """Support only user-defined cells."""
+        """Return True only for user-defined cells."""
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -113,7 +113,7 @@ class Padded(_Ours):
     name = "throughtime padded"
 
     def takes(self, case: Case) -> bool:
-        """Support only packed batches."""
+        """Return True only for packed batches."""
         return case.mode == PACKED
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -127,7 +127,7 @@ class AllResiduals(_Ours):
     name = "throughtime, all kept"
 
     def takes(self, case: Case) -> bool:
-        """Support only long sequences."""
+        """Return True only for long sequences."""
         return case.mode == LONG
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

@@ -20,7 +20,7 @@ class JaxScan:
     is_ours = False
 
     def takes(self, case: Case) -> bool:
-        """Support only user-defined cells."""
+        """Return True only for user-defined cells."""
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

@@ -24,7 +24,7 @@ class OnnxRuntime:
     is_ours = False
 
     def takes(self, case: Case) -> bool:
-        """Support only built-in cells without gradients."""
+        """Return True only for built-in cells without gradients."""
         return case.is_built_in and case.mode in (FORWARD, STREAMING)
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

@@ -27,7 +27,7 @@ class TorchLayer(_Torch):
     name = "torch"
 
     def takes(self, case: Case) -> bool:
-        """Support only built-in cells; a single step is a sequence of length one."""
+        """Return True only for built-in cells; a single step is a sequence of length one."""
         return case.is_built_in and case.mode != TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -54,7 +54,7 @@ class TorchCell(_Torch):
     name = "torch cell"
 
     def takes(self, case: Case) -> bool:
-        """Support only single steps."""
+        """Return True only for single steps."""
         return case.mode == STREAMING
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -79,7 +79,7 @@ class TorchLoop(_Torch):
     name = "torch loop"
 
     def takes(self, case: Case) -> bool:
-        """Support only user-defined cells."""
+        """Return True only for user-defined cells."""
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

@@ -33,14 +33,14 @@ class _Training(NamedTuple):
 
 
 class TrainCommand:
-    """`throughtime train`, timed by its own metrics without validations."""
+    """`throughtime train`, timed by its own metrics, excluding validation."""
 
     name = "throughtime"
     packages = ("lightning",)
     is_ours = True
 
     def takes(self, case: Case) -> bool:
-        """Support only training on text."""
+        """Return True only for training on text."""
         return case.mode == TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -86,7 +86,7 @@ class TorchTraining:
     is_ours = False
 
     def takes(self, case: Case) -> bool:
-        """Support only training on text."""
+        """Return True only for training on text."""
         return case.mode == TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:

@@ -62,7 +62,7 @@ def per_unit(cell: Cell, count: Callable[[Program], int]) -> str:
     """Express a count over a cell's program, per hidden unit, as a formula in I and H.
 
     The count is a polynomial, a I H + b H^2 + c H + d I + e, fitted to programs of a few sizes. In all of them I
-    differs from H, because some cells have one matrix less if I = H.
+    differs from H, because some cells have one fewer matrix if I = H.
     """
 
     def at(inputs: int, units: int) -> int:

@@ -8,9 +8,10 @@ def lstm_peephole(
     x, h, c, *, input_gate=True, forget_gate=True, coupled=False, output_gate=True,
     input_activation="tanh", output_activation="tanh", peephole=True,
 ):  # fmt: skip
-    """LSTM whose gates see the cell state through a vector of weights (Gers, Schraudolph & Schmidhuber 2002).
+    """LSTM with peepholes, through which its gates see the cell state (Gers, Schraudolph & Schmidhuber 2002).
 
-    The input and forget gates see the old cell state, the output gate the new one. An omitted gate is 1.
+    Each gate multiplies the cell state by a vector of weights: the input and forget gates the old cell state, the
+    output gate the new one. An omitted gate is 1.
     """
 
     def gate(name, c):

@@ -21,7 +21,7 @@ and gradients of each cell with an independent loop written from its paper.
 
 In the table, I is the width of x and H the number of hidden units. Parameters and FLOPs are per hidden unit. FLOPs are
 those of a forward step of one sequence: a matrix product counts its multiplications and additions, and a function such
-as tanh counts as one. Both are for I ≠ H; if I = H, mut1, mut2, sru and rg_lru have one matrix less.
+as tanh counts as one. Both are for I ≠ H; if I = H, mut1, mut2, sru and rg_lru have one fewer matrix.
 
 The equations below the table are derived from the cells' programs (`throughtime.cells.get(NAME).latex()`). W multiplies
 the input, R the states, b is a bias, σ the logistic sigmoid and ⊙ the element-wise product. Values have the names under

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from throughtime.runs import Run
 
 _COLUMNS = ("run", "task", "cell", "data", "result", "started")
-_LEAST = {"data": 4, "run": 21}  # least widths of the columns that may be shortened, in order: runs/DATE-TIME and "…"
+_LEAST = {"data": 4, "run": 21}  # minimum widths of the columns that may be shortened, in order: runs/DATE-TIME and "…"
 _GAP = 2
 
 

@@ -91,7 +91,7 @@ def train(
 
 
 def _finished(path: Path) -> Run | None:
-    """Open the run to resume if it is already finished."""
+    """Return the run to resume if it is already finished, else None."""
     from throughtime.runs import Run
 
     run = Run.open(path)

@@ -14,7 +14,7 @@ from throughtime.data.waveform import Samples
 
 SoundFeatures = LogMel | RawSamples
 
-MAX_COPIES, ENOUGH = 20, 4000  # the default maximum of copies per recording, and of recordings including copies
+MAX_COPIES, ENOUGH = 20, 4000  # the default maximum number of copies per recording, and of recordings including copies
 
 _SPEED = 0.08  # the maximum relative change of speed
 _SHIFT = 0.04  # the maximum number of seconds to cut from or add to each end

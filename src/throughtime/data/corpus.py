@@ -182,7 +182,7 @@ def _cut(text: Text, whole_words: bool) -> int:
     if cut == 0 or cut == text.characters:
         raise DataError(
             f"{text.name} is too short to hold out a tenth of it ({text.characters} characters); "
-            f"use a longer text, or set another one for validation with {option('valid')}"
+            f"use a longer text, or pass a separate validation text with {option('valid')}"
         )
     return cut
 

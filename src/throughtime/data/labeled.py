@@ -127,7 +127,7 @@ def read_labeled(
             if value is not None:
                 raise DataError(
                     f"{option(keyword)} names table columns, but {display_path(paths[0])} is not a table "
-                    f"({', '.join(TABLES)}); remove it."
+                    f"({', '.join(TABLES)}); remove {option(keyword)}."
                     if paths
                     else _nothing()
                 )

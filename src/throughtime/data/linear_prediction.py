@@ -33,9 +33,9 @@ def fit_predictor(blocks: Callable[[], Sequence[Array]], order: int) -> Array:
 
 
 def lagged(signal: Array, order: int) -> tuple[Array, Array]:
-    """Return the `order` samples before each sample but the first, `[n - 1, order]`, latest first, and those samples.
+    """Return a linear predictor's inputs, the `order` previous samples `[n - 1, order]`, and its targets `[n - 1]`.
 
-    The signal is padded with silence at the start.
+    The latest sample comes first. The signal is padded with silence at the start, and its first sample is not a target.
     """
     padded = np.concatenate([np.zeros(order - 1), signal])
     past = np.lib.stride_tricks.sliding_window_view(padded[:-1], order)[:, ::-1]

@@ -35,7 +35,7 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
         step: the length of a step in beats.
 
     Returns:
-        The roll `[T, 88]` of 0 and 1 up to the end of the last note, and the number of notes dropped because they are
+        The roll `[T, 88]` of 0s and 1s up to the end of the last note, and the number of notes dropped because they are
         outside a piano's range.
 
     Raises:

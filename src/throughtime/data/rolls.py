@@ -36,7 +36,7 @@ _AS_NPZ = "np.savez(path, **{f'train_{k}': roll for k, roll in enumerate(rolls)}
 
 @dataclass(frozen=True)
 class Rolls:
-    """Pieces as piano rolls in three parts. Each roll is `[T, 88]` of 0 and 1; column 0 is A0, MIDI note 21.
+    """Pieces as piano rolls in three parts. Each roll is `[T, 88]` of 0s and 1s; column 0 is A0, MIDI note 21.
 
     Attributes:
         name: the name of the data in reports.
@@ -238,7 +238,7 @@ def _roll(values: ArrayLike, place: str) -> Roll:
     array = np.asarray(values)
     if array.ndim != 2 or array.shape[1] != KEYS or array.dtype.kind not in "buif":
         raise DataError(
-            f"{place}: expected an array [steps, {KEYS}] of 0 and 1, got {list(array.shape)} {array.dtype}."
+            f"{place}: expected an array [steps, {KEYS}] of 0s and 1s, got {list(array.shape)} {array.dtype}."
         )
     if len(array) == 0:
         raise DataError(f"{place} has no steps; remove it.")

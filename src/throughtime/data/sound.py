@@ -222,7 +222,7 @@ def _reading(name: str) -> Iterator[ModuleType]:
 
 
 def _resampler(rate: int, waveform: Waveform) -> Callable[[Samples, bool], Samples]:
-    """Return a function that resamples a block, given whether it is the last one."""
+    """Return a function that resamples one block at a time; its second argument marks the last block."""
     if rate == waveform.rate:
         return lambda block, last: block
     require("soxr", "sound", f"resampling from {rate} to {waveform.rate} samples per second")

@@ -1,4 +1,4 @@
-"""Detects when torch must see every operation of a run, so that an opaque engine can't run it.
+"""Detect when torch must see every operation of a run, so that an opaque engine can't run it.
 
 An opaque engine reads its operands' memory and returns new tensors. A tracer would record the result as a constant, a
 dispatch mode would see nothing, and an operand without plain memory has nothing to read.

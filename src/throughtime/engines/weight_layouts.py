@@ -128,7 +128,7 @@ class ParameterRows(NamedTuple):
 
 
 def sources_of_gradients(mapping: WeightMapping) -> tuple[tuple[ParameterRows, ...], ...]:
-    """For each stored tensor of a mapping, in the order of `Stored`, the rows whose gradients form its gradient."""
+    """Return the rows whose gradients form the gradient of each stored tensor, in the order of `Stored`."""
     found: dict[int, list[tuple[int, ParameterRows]]] = {}
     for parameter, pieces in enumerate(mapping):
         for start, stop, terms in pieces:

@@ -214,7 +214,7 @@ def to_nam(model: SequenceModel, path: str | Path, metadata: Mapping[str, Any] |
     """
     parts = _Parts.of(model, "a .nam file")
     if parts.kind != "lstm":
-        raise UserError("a .nam file supports only LSTM layers, but this network has GRU; use RTNeural's JSON.")
+        raise UserError("a .nam file supports only LSTM layers, but this network has GRU layers; use RTNeural's JSON.")
     if parts.skip:
         raise UserError(
             "a .nam file does not support the network's skip connection; use RTNeural's JSON, or train with "

@@ -35,7 +35,7 @@ def _eager(reason: str) -> Callable[..., Any]:
 
 @constant_result
 def _create_callers() -> bool:
-    """Create the caller for each reason to leave a graph, once: this imports Dynamo."""
+    """Create a caller for each reason to leave a graph, on first use, because this imports Dynamo."""
     if not _callers:
         _callers.update((name, _eager(reason)) for name, reason in _REASONS.items())
     return True

@@ -227,7 +227,7 @@ class SignalHead(Head):
 
     def _sum(self, raw: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         if raw.dim() < 2:
-            raise UserError(f"a signal needs an output per step, [steps, ..., channels], got {list(raw.shape)}.")
+            raise UserError(f"a signal needs an output per step, [steps, ..., channels], got shape {list(raw.shape)}.")
         weights = torch.ones_like(raw[..., 0]) if weights is None else weights.expand_as(raw[..., 0])
         weights = weights[..., None].to(raw.dtype)
         count = weights.sum()

@@ -18,7 +18,7 @@ class TokenIds(NamedTuple):
     """Token ids and the vectors of the tokens.
 
     Attributes:
-        ids: integers in a form of a layer's input, without the feature axis.
+        ids: integers in any layout of a layer's input, without the feature axis.
         table: the tokens' vectors, `[n, input]`.
     """
 

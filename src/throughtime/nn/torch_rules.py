@@ -85,7 +85,7 @@ def torch_programs(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
 
 
 def runs_torchs_forward(module: DropIn, tensors: Sequence[Tensor], plain: bool) -> bool:
-    """Check whether torch's own forward runs: where it is fastest, or where torch must see its operations."""
+    """Return whether to run torch's own forward: if it is the fastest, or if torch must see the operations."""
     engine, x = module.engine, tensors[0]
     undecided = engine is not None or not x.is_cpu
     if undecided and not is_graph_captured() and choose(engine, module._program(), x).name == "torch":

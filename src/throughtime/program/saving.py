@@ -1,4 +1,4 @@
-"""Converts programs to and from plain data and JSON.
+"""Convert programs to and from plain data and JSON.
 
 Loading doesn't run any code from the file, and every loaded program has passed the legality check.
 """

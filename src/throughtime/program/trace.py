@@ -1,4 +1,4 @@
-"""Traces a cell's equations on symbols, stacks the matrices of gates that share a source, and names gates."""
+"""Trace a cell's equations on symbols, stack the matrices of gates that share a source, and name gates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Gate:
 
 @dataclass(frozen=True)
 class _GatePosition:
-    """The position of a gate's rows in a sum of `width` rows, which starts at row `starts[k]` of its k-th matrix."""
+    """The position of a gate's rows in a sum of `width` rows. The sum starts at row `starts[k]` of its k-th matrix."""
 
     starts: tuple[int, ...]
     width: int

@@ -196,7 +196,9 @@ class Learner:
             try:
                 g = np.array(own, raw.dtype).reshape(raw.shape)
             except (TypeError, ValueError):
-                raise UserError(f"gradient must be an array {list(raw.shape)}, like the output of a step.") from None
+                raise UserError(
+                    f"gradient must be an array of shape {list(raw.shape)}, like a step's output."
+                ) from None
             return math.nan, g
         if self.network.output is None:
             raise UserError(

@@ -11,7 +11,7 @@ from throughtime.data.corpus import EncodedText
 from throughtime.data.sequences import Sequences
 from throughtime.tasks.base import Data
 
-_MIN_TOKENS = 8  # in a validation text that is split in half
+_MIN_TOKENS = 8  # the shortest validation text to split in half
 
 
 def split_off_test(data: Data[Any]) -> tuple[Data[Any], Any]:

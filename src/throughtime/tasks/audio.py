@@ -55,7 +55,7 @@ class AudioTask(StreamTask[Audio]):
 
     @classmethod
     def detect(cls, options: Mapping[str, Any]) -> str:
-        """Detect sound files and directories that contain some."""
+        """Detect sound files and directories that contain sound files."""
         paths = options.get("data") or ()
         return "sound files" if are_sounds([paths] if isinstance(paths, str | Path) else list(paths)) else ""
 

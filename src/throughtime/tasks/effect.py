@@ -319,7 +319,7 @@ class Effect(Task[Pairs]):
 
 
 def _device_of(pairs: Sequence[Pair], rate: int | None) -> DeviceInput:
-    """Return the requested sampling rate, or the pairs' own, and their knobs.
+    """Return the sampling rate, which is the pairs' own unless one is requested, and the pairs' knobs.
 
     Raises:
         DataError: if the pairs have different rates.

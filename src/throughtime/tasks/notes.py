@@ -169,7 +169,7 @@ class Notes(SequenceTask, Generative[Sequences]):
     def sample(
         self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = ""
     ) -> Iterator[NDArray[np.int64]]:
-        """Continue the piece in a file, or silence, in steps, each an array `[88]` of 0 and 1.
+        """Continue the piece in a file, or silence, in steps, each an array `[88]` of 0s and 1s.
 
         Raises:
             DataError: if the prompt can't be read or has more than one piece.

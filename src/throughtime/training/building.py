@@ -80,8 +80,8 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
             )
         if not gates_that_keep(programs[0]):
             raise TrainingError(
-                f"{setting('chrono', f'{network.chrono:g}')}: cell {cell.name!r} has no gate with a bias that keeps a "
-                f"state; remove {option('chrono')}"
+                f"{setting('chrono', f'{network.chrono:g}')}: cell {cell.name!r} has no gate that keeps a state and "
+                f"has a bias; remove {option('chrono')}"
             )
     return programs
 
@@ -111,9 +111,9 @@ def _require_step_inputs(cell: Cell, provided: Sequence[str]) -> None:
     if missing:
         raise TrainingError(
             f"cell {cell.name!r} takes {', '.join(missing)} at each step, but the data provide "
-            f"{'x alone' if not provided else ', '.join(('x', *provided))}. The times between the rows of a table are "
-            f"an input named dt: --task classify with --time and {option('gaps')}. In Python, the last features of a "
-            "throughtime.nn.sequence_model.SequenceModel's input are the cell's other inputs"
+            f"{'x alone' if not provided else ', '.join(('x', *provided))}. To pass the times between the "
+            f"rows of a table as the input dt, use --task classify with --time and {option('gaps')}. In Python, the "
+            "last features of a throughtime.nn.sequence_model.SequenceModel's input are the cell's other inputs"
         )
 
 

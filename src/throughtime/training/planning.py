@@ -181,7 +181,7 @@ def later_end(
 
 
 def replay_of(run: Run, out: str | Path | None = None) -> tuple[TrainConfig, Plan]:
-    """Plan a run that repeats another run's steps, with validations after the same steps.
+    """Plan a run that repeats another run's steps, validating after the same steps.
 
     Args:
         run: the run to replay.

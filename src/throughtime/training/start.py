@@ -64,7 +64,8 @@ class Start:
             if name in given:
                 source = "vocabulary comes" if name in of_codecs else "weights come"
                 raise TrainingError(
-                    f"{setting(name, config.given[name])} does not apply: the {source} from {where}; remove it"
+                    f"{setting(name, config.given[name])} does not apply: the {source} from {where}; "
+                    f"remove {option(name)}"
                 )
         if config.task.task != run.config.task.task:
             raise TrainingError(
@@ -76,7 +77,8 @@ class Start:
             wanted, found = config.given[name], run.config.given[name]
             if name in given and wanted != found:
                 raise TrainingError(
-                    f"{setting(name, wanted)} doesn't match {where}, the run to start from, with {found}; remove it"
+                    f"{setting(name, wanted)} doesn't match {where}, the run to start from, "
+                    f"with {found}; remove {option(name)}"
                 )
         if not config.task.data and tasks.get(config.task.task).default_data:
             raise TrainingError(

@@ -1,4 +1,4 @@
-"""Fuses operations that the native engine can compute in one pass over memory."""
+"""Fuse operations that the native engine can compute in one pass over memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lowers a program to a plan for the native engine: the schedule of operations and the buffer of each value."""
+"""Lower a program to a plan for the native engine: the schedule of operations and the buffer of each value."""
 
 from __future__ import annotations
 

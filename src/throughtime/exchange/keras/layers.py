@@ -214,7 +214,7 @@ def split_directions(arrays: Sequence[Array], arguments: Mapping[str, Any]) -> t
     """Split a layer's arrays by direction.
 
     Args:
-        arrays: the arrays that `get_weights()` returns, for two directions one after the other.
+        arrays: the arrays that `get_weights()` returns; for two directions, the forward arrays come first.
         arguments: the arguments of the layer or of `Bidirectional`.
 
     Raises:

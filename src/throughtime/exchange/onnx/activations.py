@@ -40,7 +40,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation function with its constants: its name in ONNX, alpha and beta."""
+    """An activation function: its name in ONNX and its constants, alpha and beta."""
 
     name: str
     constants: tuple[float, ...] = ()

@@ -173,7 +173,7 @@ class Steps:
         return steps
 
     def _folds(self, node: Node) -> bool:
-        """Return whether to compute a node once. Views of a weight with other uses are recomputed to share it."""
+        """Return whether to fold a node into a constant. Views of shared weights are not, so that they stay shared."""
         if not all(name in self.constants for name in node.inputs if name):
             return False
         return not any(name in self._shared and _is_weight(self.constants[name]) for name in node.inputs)

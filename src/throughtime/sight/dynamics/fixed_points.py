@@ -171,7 +171,7 @@ class _Step:
             lacking = [name for name in wanted if hasattr(states, "keys") and name not in states]
             if lacking:
                 raise UserError(
-                    f"states must contain {', '.join(wanted)} of the same run; {', '.join(lacking)} is missing."
+                    f"states must contain {', '.join(wanted)} from the same run; {', '.join(lacking)} is missing."
                 )
             named = {name: torch.as_tensor(states[name]) for name in wanted}
         else:

@@ -36,7 +36,7 @@ _SCRIPTS = (
 )  # fmt: skip
 GENERATOR = "throughtime report"
 _SIGNED = re.compile(rf'generator"[^"]{{1,10}}"{GENERATOR}"')
-_HEAD = 2000  # leading characters of a page, which include its generator
+_HEAD = 2000  # leading characters of a page, which include its generator tag
 
 Blocks = list[tuple[str, str]]
 
@@ -91,10 +91,10 @@ def write(data: ReportData, path: str | Path) -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an error if a path can't hold a report.
+    """Check that a report can be written to a path.
 
     Raises:
-        UserError: if it holds something else, or its directory doesn't exist.
+        UserError: if the path is a directory or a file other than a report, or its directory doesn't exist.
     """
     require_directory_of(path)
     if path.is_dir():

@@ -88,7 +88,9 @@ def interest(
         measure = np.asarray(measure)
         counts = measure.dtype.kind != "b"
         if measure.shape != array.shape[:1]:
-            raise UserError(f"a feature must have a value at each of {len(array)} steps, got {list(measure.shape)}.")
+            raise UserError(
+                f"a feature must have a value at each of {len(array)} steps, got shape {list(measure.shape)}."
+            )
         if _occurs(measure.astype(np.int64)):
             # The score of a count along a sequence is halved, as it needs no memory.
             feature = Feature(name, np.asarray, name if counts else None, memory=not counts)
