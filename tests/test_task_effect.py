@@ -288,7 +288,7 @@ def test_unusable_pairs_are_rejected(tmp_path):
             train(data=[tmp_path / "dry.wav", tmp_path / f"{name}.wav"], out=tmp_path / "run", **TINY)
     with pytest.raises(DataError, match="too short"):
         train(data=[tmp_path / "one.wav", tmp_path / "one.wav"], align="off", out=tmp_path / "run", **TINY)
-    with pytest.raises(DataError, match="pairs need two files or two directories each, dry and wet; got 1 paths"):
+    with pytest.raises(DataError, match="pairs need two files or two directories each, dry and wet; got 1 path"):
         train(data=tmp_path / "dry.wav", out=tmp_path / "run", **TINY)
     with pytest.raises(DataError, match="a segment of 240 steps is too short for 100 steps of burn-in"):
         train(data=[tmp_path / "dry.wav"] * 2, out=tmp_path / "run", **{**TINY, "segment": 0.03, "burn_in": 100})

@@ -25,6 +25,9 @@ def missing(path: Path) -> str:
     if path.is_symlink():
         return f"{display_path(path)} is a link to {display_path(os.readlink(path))}, which does not exist"
     siblings = [display_path(p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    # A shared suffix alone doesn't make two names similar.
+    stem = display_path(path.stem)
+    siblings = [name for name in siblings if Path(name).stem == stem or nearest(stem, [Path(name).stem])]
     return f"{display_path(path)}: no such file or directory{nearest(display_path(path.name), siblings)}"
 
 

@@ -37,7 +37,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Resume the run in this directory, or latest; --steps, --epochs or --minutes sets a new end.",
+            help="Resume the run in this directory, or latest (the newest under runs/); --steps, --epochs or --minutes "
+            "sets a new end.",
             rich_help_panel="Run",
         ),
     ] = None,

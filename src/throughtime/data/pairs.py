@@ -18,7 +18,7 @@ from throughtime.data.sound import SOUND_FILES, Recording
 from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError
 from throughtime.paths import display_path, missing
-from throughtime.spelling import option
+from throughtime.spelling import counted, option
 
 LATENCY = 0.1  # the maximum latency to align, in seconds
 MARGIN = 2  # samples of latency left in place: a network can delay its output, but can't look ahead
@@ -112,7 +112,7 @@ def find_pairs(paths: Sequence[str | Path], knobs: Knobs | None = None) -> list[
 def _files(given: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Return the files of pairs, given paths of files or of two directories."""
     if len(given) % 2 or not given:
-        raise DataError(f"pairs need two files or two directories each, dry and wet; got {len(given)} paths")
+        raise DataError(f"pairs need two files or two directories each, dry and wet; got {counted(len(given), 'path')}")
     for path in given:
         if not path.exists():
             raise DataError(missing(path))
@@ -123,7 +123,9 @@ def _files(given: Sequence[Path]) -> list[tuple[Path, Path]]:
     if not any(dry.is_dir() for dry, _ in sides):
         return sides
     if len(sides) > 1:
-        raise DataError(f"pairs are alternating dry and wet files, or two directories; got {len(given)} paths")
+        raise DataError(
+            f"pairs are alternating dry and wet files, or two directories; got {counted(len(given), 'path')}"
+        )
     dry, wet = sides[0]
     names = [{f.name for f in side.iterdir() if f.suffix.lower() in SOUND_FILES} for side in (dry, wet)]
     if alone := sorted(names[0] ^ names[1]):

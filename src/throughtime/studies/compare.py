@@ -18,7 +18,7 @@ from throughtime.files import replacing
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run
-from throughtime.spelling import option, setting
+from throughtime.spelling import counted, duration, option, setting
 from throughtime.stored import CONFIG
 from throughtime.studies.blocks import block_figures, compared_figure
 from throughtime.studies.folder import folder_of
@@ -112,7 +112,11 @@ def compare(
             for name in found
         ]
         folder.mkdir(parents=True, exist_ok=True)
-        display.console.print(f"comparison of {', '.join(found)} in {display_path(folder)}", markup=False)
+        each = "" if config.training.minutes is None else f" of {duration(60 * config.training.minutes)}"
+        display.console.print(
+            f"comparison of {', '.join(found)} in {display_path(folder)}: {counted(len(trials), 'run')}{each}",
+            markup=False,
+        )
         failed = _train(trials, instance, data, found, jobs, display)
         part = "valid" if data.test is None else "test"
         rows = [_measured(trial, instance, data, part, display) for trial in trials if trial.path not in failed]

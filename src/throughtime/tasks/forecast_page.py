@@ -175,8 +175,9 @@ def _by_series(part: Windows, errors: Array, covered: Array, observed: Array, sh
     more = f" Only the worst {_SERIES} of {len(rows):,} series are listed." if len(rows) > _SERIES else ""
     return Table(
         "Results by series",
-        "MAE is at the common scale. MASE divides it by the seasonal naive forecast's error in training, so a value "
-        f"above 1 is worse than that forecast. Coverage is the fraction of values in the {share:.0%} intervals.{more}",
+        "Measured on the windows of the chart of errors above. MAE is at the common scale. MASE divides it by the "
+        f"seasonal naive forecast's error in training, so a value above 1 is worse than that forecast. Coverage is the "
+        f"fraction of values in the {share:.0%} intervals.{more}",
         ("series", "windows", "MAE, scaled", "MASE", "coverage"),
         rows[:_SERIES],
     )

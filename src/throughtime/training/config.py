@@ -90,7 +90,7 @@ class NetworkOptions(Options):
         cell: the name of the recurrent cell.
         cell_options: the cell's hyper-parameters as NAME=VALUE; `throughtime cells NAME` lists them.
         hidden_size: the number of hidden units per layer; with `minutes`, the default is a size that suits the time,
-            the data and the machine (see `throughtime.training.sizing`), with less dropout for smaller sizes.
+            the data and the machine (see docs/training.md), with less dropout for smaller sizes.
         num_layers: the number of recurrent layers.
         bidirectional: whether each layer reads the sequence in both directions.
         embed: the width of the embedding. Tokens have one by default, as wide as the recurrent output, but at most 128
