@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from throughtime.data import text as text_module
 from throughtime.data.text import default_text, read_text
 from throughtime.errors import DataError
+from throughtime.paths import require_data
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -170,3 +171,10 @@ def test_an_unreadable_file_is_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)  # permissions would not stop root
     assert refusal(path) == f"{path} can't be read: Permission denied"
+
+
+def test_a_shared_suffix_does_not_make_file_names_similar(tmp_path):
+    (tmp_path / "tiny.txt").write_text("x")
+    with pytest.raises(DataError) as raised:
+        require_data([str(tmp_path / "missing.txt")])
+    assert str(raised.value).endswith("no such file or directory")
