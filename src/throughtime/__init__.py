@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The home of each public name, which is imported on first use so that `import throughtime` is fast.
+# The module of each public name. Names are imported on first use, so that `import throughtime` is fast.
 _HOMES = {
     "cells": "throughtime.cells",
     "gradcheck": "throughtime.gradient_check",

@@ -42,7 +42,7 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True)
 class Acceleration:
-    """The report of `accelerate`.
+    """A report on the layers that `accelerate` changed and left unchanged.
 
     Attributes:
         changed: the names of the changed layers, with descriptions of the changes.
@@ -68,7 +68,8 @@ def accelerate(model: Model, *, verbose: bool = False) -> Model:
     Layers keep their parameters, hooks and names, so optimizers and saved weights still work; only their class changes,
     and `isinstance(layer, torch.nn.LSTM)` remains True. `restore` undoes it. Cells such as `torch.nn.LSTMCell` are not
     changed, because throughtime's are not faster in a loop over single steps. Calling a layer with one step at a time
-    takes about torch's time or less without gradients; with gradients, an RNN or a GRU takes up to 1.5 times as long.
+    takes about as long as in torch, or less, without gradients; with gradients, an RNN or a GRU takes up to 1.5 times
+    as long.
     For inference in single steps, `freeze` the model, or use a `Stream`.
 
     In Keras models on the torch backend, the loop over time steps of `SimpleRNN`, `LSTM`, `GRU` and `RNN` runs on
@@ -172,7 +173,7 @@ def _module(model: Any, function: str) -> nn.Module:
 
 
 def _reason_unsupported(module: nn.Module) -> str | None:
-    """Return why a module that may be a recurrent layer is not changed; None if it isn't one."""
+    """Return the reason for leaving a possibly recurrent layer unchanged, or None if the module isn't one."""
     kind = type(module)
     if isinstance(module, _CELLS):
         return f"in a loop over single steps, torch's own {kind.__name__} is just as fast"

@@ -1,4 +1,4 @@
-"""Codecs: convert between a user's data and a network's numbers. They need only NumPy."""
+"""Convert between a user's data and a network's numbers; needs only NumPy."""
 
 from __future__ import annotations
 

@@ -33,15 +33,15 @@ class VersionError(ProgramError, RunError, ModelError):
 
 
 class TrainingError(UserError):
-    """Raised if training can't start or continue."""
+    """Raised when training can't start or continue."""
 
 
 class Interrupted(TrainingError):
-    """Raised if training was stopped by Ctrl-C or a signal; it can be resumed."""
+    """Raised when training was stopped by Ctrl-C or a signal; it can be resumed."""
 
 
 def nearest(name: str, names: Iterable[str], count: int = 1) -> str:
-    """Suggest similar names, for the end of a message about an unknown name.
+    """Return a suggestion of similar names, to append to a message about an unknown name.
 
     Args:
         name: the name that the user wrote.

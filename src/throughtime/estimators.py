@@ -184,7 +184,7 @@ class _SequenceEstimator(SavedEstimator):
         return arrays
 
     def _restore(self, task: Any, codecs: Codecs) -> None:
-        """Restore what `fit` learned about the data from the description in a file."""
+        """Restore the attributes that `fit` set from the description in a file."""
         super()._restore(task, codecs)
         columns, names = task.options.columns, task.options.column_names
         self._table = columns is not None

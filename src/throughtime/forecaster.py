@@ -56,14 +56,14 @@ class Forecaster(SavedEstimator):
         id_col, time_col: the columns that identify the series and the time. Without `id_col`, a data frame is one
             series; without `time_col`, its rows are equally spaced. A pandas index may hold the times.
         target_col: the column to forecast, or a list of columns, each a separate series.
-        freq: the interval between rows, such as "h", "15min", "d", "w" or "mo". If None, the most frequent one.
+        freq: the interval between rows, such as "h", "15min", "d", "w" or "mo". If None, the most frequent interval.
         season_length: the number of rows per season, for the seasonal naive forecast that `score` compares with. If
             None, it is detected.
         strategy: "parallel" decodes each step of the horizon from the state after the context, "direct" decodes them
             one after another, and "recursive" feeds each forecast back to the network. If None, parallel, or direct if
             there are future covariates, which can have lasting effects.
         segment: the number of rows per step of the network.
-        identify: whether the network also reads which series it forecasts, in one-hot code.
+        identify: whether the network also reads a one-hot vector that identifies the series.
         calendar: whether the network also reads the time of day, week and year.
         scaling: the scaling of each series: "standard", "robust" or "mean".
         head: "mae" or "mse" predict one value; "quantiles", "normal" and "student_t" predict a distribution.

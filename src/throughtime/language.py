@@ -82,7 +82,7 @@ def matrix(name: str, rows: int | None = None, columns: int | None = None) -> Ma
 
 
 def named(name: str, value: Symbol) -> Symbol:
-    """Name a value, for recording and editing; returns the value."""
+    """Name a value for recording and editing, and return it."""
     of(value).name_value(name, value)
     return value
 
@@ -107,62 +107,62 @@ def identity(a: Symbol) -> Symbol:
 
 
 def tanh(a: Symbol) -> Symbol:
-    """The hyperbolic tangent."""
+    """Compute the hyperbolic tangent."""
     return of(a).pointwise("tanh", a)
 
 
 def sigmoid(a: Symbol) -> Symbol:
-    """The logistic sigmoid, 1 / (1 + exp(-a))."""
+    """Compute the logistic sigmoid, 1 / (1 + exp(-a))."""
     return of(a).pointwise("sigmoid", a)
 
 
 def relu(a: Symbol) -> Symbol:
-    """The rectified linear unit, max(a, 0)."""
+    """Compute the rectified linear unit, max(a, 0)."""
     return of(a).pointwise("relu", a)
 
 
 def exp(a: Symbol) -> Symbol:
-    """The exponential."""
+    """Compute the exponential."""
     return of(a).pointwise("exp", a)
 
 
 def log(a: Symbol) -> Symbol:
-    """The natural logarithm."""
+    """Compute the natural logarithm."""
     return of(a).pointwise("log", a)
 
 
 def sqrt(a: Symbol) -> Symbol:
-    """The square root."""
+    """Compute the square root."""
     return of(a).pointwise("sqrt", a)
 
 
 def softplus(a: Symbol) -> Symbol:
-    """log(1 + exp(a)); the logarithm of a sigmoid is `-softplus(-a)`."""
+    """Compute log(1 + exp(a)); the logarithm of a sigmoid is `-softplus(-a)`."""
     return of(a).pointwise("softplus", a)
 
 
 def abs(a: Symbol) -> Symbol:
-    """The absolute value; Python's built-in `abs` works too."""
+    """Compute the absolute value; Python's built-in `abs` works too."""
     return builtins.abs(a)
 
 
 def sin(a: Symbol) -> Symbol:
-    """The sine of an angle in radians."""
+    """Compute the sine of an angle in radians."""
     return of(a).pointwise("sin", a)
 
 
 def cos(a: Symbol) -> Symbol:
-    """The cosine of an angle in radians."""
+    """Compute the cosine of an angle in radians."""
     return of(a).pointwise("cos", a)
 
 
 def maximum(a: Symbol | Number, b: Symbol | Number) -> Symbol:
-    """The element-wise maximum."""
+    """Compute the element-wise maximum."""
     return of(a, b).pointwise("max", a, b)
 
 
 def minimum(a: Symbol | Number, b: Symbol | Number) -> Symbol:
-    """The element-wise minimum."""
+    """Compute the element-wise minimum."""
     return -maximum(-a, -b)
 
 
@@ -186,17 +186,17 @@ def split(value: Symbol, parts: int) -> tuple[Symbol, ...]:
 
 
 def row_sum(value: Symbol) -> Symbol:
-    """The sum of a vector's elements, as a vector of width 1."""
+    """Return the sum of a vector's elements, as a vector of width 1."""
     return of(value).row_sum(value)
 
 
 def row_max(value: Symbol) -> Symbol:
-    """The largest of a vector's elements, as a vector of width 1; equal elements share the gradient."""
+    """Return the largest of a vector's elements, as a vector of width 1; equal elements share the gradient."""
     return of(value).row_max(value)
 
 
 def row_mean(value: Symbol) -> Symbol:
-    """The mean of a vector's elements, as a vector of width 1."""
+    """Return the mean of a vector's elements, as a vector of width 1."""
     return row_sum(value) * (1.0 / value.width)
 
 
@@ -244,51 +244,51 @@ def _activation(function: Callable[..., Symbol]) -> Callable[..., Symbol]:
 
 @_activation
 def leaky_relu(a: Symbol, slope: float = 0.01) -> Symbol:
-    """The leaky ReLU: a where it is positive, else `slope * a` (Maas et al. 2013)."""
+    """Compute the leaky ReLU: a where it is positive, else `slope * a` (Maas et al. 2013)."""
     return select(a < 0.0, a * slope, a)
 
 
 @_activation
 def elu(a: Symbol, alpha: float = 1.0) -> Symbol:
-    """The ELU: a where it is positive, else `alpha * (exp(a) - 1)` (Clevert et al. 2016, arXiv:1511.07289)."""
+    """Compute the ELU: a where positive, else `alpha * (exp(a) - 1)` (Clevert et al. 2016, arXiv:1511.07289)."""
     # The minimum keeps exp from overflowing in the branch not taken, where its gradient would be 0 times infinity.
     return select(a < 0.0, (exp(minimum(a, 0.0)) - 1.0) * alpha, a)
 
 
 @_activation
 def silu(a: Symbol) -> Symbol:
-    """The SiLU or swish, a * sigmoid(a) (Ramachandran et al. 2017, arXiv:1710.05941)."""
+    """Compute the SiLU or swish, a * sigmoid(a) (Ramachandran et al. 2017, arXiv:1710.05941)."""
     return a * sigmoid(a)
 
 
 @_activation
 def gelu(a: Symbol) -> Symbol:
-    """The tanh approximation of the GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    """Compute the tanh approximation of the GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
     return 0.5 * a * (1.0 + tanh(math.sqrt(2.0 / math.pi) * (a + 0.044715 * a**3)))
 
 
 @_activation
 def softsign(a: Symbol) -> Symbol:
-    """The softsign, a / (1 + |a|)."""
+    """Compute the softsign, a / (1 + |a|)."""
     return a / (maximum(a, -a) + 1.0)
 
 
 @_activation
 def softmax(a: Symbol) -> Symbol:
-    """The softmax over a vector's elements; the largest is subtracted first to avoid overflow."""
+    """Compute the softmax over a vector's elements; the largest is subtracted first to avoid overflow."""
     weights = exp(a - row_max(a))
     return weights * (1.0 / row_sum(weights))
 
 
 @_activation
 def hard_sigmoid(a: Symbol, slope: float = 1 / 6, shift: float = 0.5) -> Symbol:
-    """`slope * a + shift`, clipped to [0, 1] (Courbariaux et al. 2015, arXiv:1511.00363; the defaults are torch's)."""
+    """Clip `slope * a + shift` to [0, 1] (Courbariaux et al. 2015, arXiv:1511.00363; the defaults are torch's)."""
     return minimum(maximum(a * slope + shift, 0.0), 1.0)
 
 
 @_activation
 def hard_tanh(a: Symbol) -> Symbol:
-    """a, clipped to [-1, 1]."""
+    """Clip `a` to [-1, 1]."""
     return minimum(maximum(a, -1.0), 1.0)
 
 

@@ -39,7 +39,7 @@ def loss_and_gradient(output: Output, raw: Array, targets: Array) -> tuple[Array
 
 
 def targets_for(output: Output, rows: int, given: Any) -> Array:
-    """Check the targets of a step.
+    """Check the targets of a step and convert them to an array.
 
     Args:
         output: the output that is trained.

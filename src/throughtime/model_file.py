@@ -7,7 +7,7 @@ model             the kind of model, as a class name
 settings          the constructor's arguments besides the programs
 programs          each layer's program, as in a run's program.json
 task              the task's name, options and codecs, as in a run's task.json; or null
-shared            tied weights, which are stored once: from each weight's name to the name of the stored one
+shared            tied weights, which are stored once: maps each weight's name to the name of the stored weight
 
 Reading runs no code from the file and needs only NumPy. The description is checked against the weights before a model
 is built from it.
@@ -214,7 +214,7 @@ class ModelFile:
 
 @contextmanager
 def _reading(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file; raises every problem with it as a `ModelError`."""
+    """Open a safetensors file and convert errors in reading it to `ModelError`."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

@@ -266,7 +266,7 @@ class Signal(_Regression):
     Args:
         targets: the number of channels.
         pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], applied to outputs and targets; 0 for none.
-        dc: the weight of the error of the mean in the loss; the error-to-signal ratio has the rest.
+        dc: the weight of the error of the mean in the loss; the error-to-signal ratio has weight 1 - dc.
     """
 
     kind, numbers = "signal", 1

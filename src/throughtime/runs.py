@@ -1,4 +1,4 @@
-"""The run directory, which holds the results of a training and everything needed to resume it.
+"""The run directory, which holds the results of training and everything needed to resume it.
 
 config.json         options, data summary and plan; written last, so a directory with it is a complete run
 task.json           the task with its codecs, such as the vocabulary
@@ -168,7 +168,7 @@ class Run:
         return cls(path, record)
 
     def extended(self, config: TrainConfig, plan: Plan) -> Self:
-        """Write a later end to the run's directory and return the run, which is then unfinished."""
+        """Write a configuration and plan with a later end, and return the run, which is then unfinished."""
         record = self.record.model_copy(update={"config": config, "plan": plan})
         with replacing(self.path / CONFIG) as file:
             file.write(record.to_json())
@@ -220,7 +220,7 @@ class Run:
             return TaskDescription.of_data(json.loads(read_text(self.path / TASK)))
         except RunError:
             raise
-        except ValueError as error:  # a DataError is one
+        except ValueError as error:  # includes DataError
             raise RunError(f"{self.path} is damaged: {TASK}: {error}") from None
 
     @cached_property
@@ -252,7 +252,7 @@ class Run:
             raise UserError(explained(error.errors()[0], kind.Options.model_fields)) from None
 
     def trained_on(self, paths: Sequence[str | Path]) -> list[str]:
-        """Return those of the paths that are among the files and directories that the run was trained on."""
+        """Return the paths that are among the files and directories that the run was trained on."""
         own = [Path(path) for path in self.config.task.data or () if path != "-"]
         found = [(str(path), Path(path).absolute()) for path in paths if path != "-"]
         return [name for name, path in found if any(path == each or each in path.parents for each in own)]
@@ -291,7 +291,7 @@ class Run:
 
     @property
     def finished_in_words(self) -> str:
-        """For a finished run, a sentence that says so and how to train it further."""
+        """The message that a run is already finished; it explains how to train the run further."""
         assert self.result is not None
         return (
             f"{display_path(self.path)} is already finished, after {counted(self.result['steps'], 'step')} and "
@@ -301,7 +301,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The results of a finished run; None before that.
+        """The results of a finished run; None for an unfinished one.
 
         Raises:
             RunError: if the file is damaged.
@@ -321,7 +321,7 @@ class Run:
 
         Returns:
             Its value on the test data, or on the validation data if there are none; for an unfinished run, the best
-            value of a validation so far.
+            validation value so far.
 
         Raises:
             RunError: if a file is damaged.
@@ -403,17 +403,17 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The path of the report on the training."""
+        """The path of the training report."""
         return self.path / "report.html"
 
     @property
     def metrics_file(self) -> Path:
-        """The path of the metrics."""
+        """The path of metrics.csv."""
         return self.path / "metrics.csv"
 
     @property
     def rates_file(self) -> Path:
-        """The path of each step's learning rate (see `rates`)."""
+        """The path of the file with each step's learning rate (see `rates`)."""
         return self.path / "rates.f64"
 
     def rates(self) -> NDArray[np.float64]:
@@ -466,7 +466,7 @@ class Run:
 
     @contextmanager
     def _damage(self, name: str) -> Iterator[None]:
-        """Report a model file that can't be read as damage of the run."""
+        """Convert an error in reading a model file to a `RunError` that says that the run is damaged."""
         try:
             yield
         except VersionError:
@@ -482,7 +482,7 @@ class Run:
             file.write(encoded(describe(model), model))
 
     def save_description(self, description: TaskDescription) -> None:
-        """Write the task's description, which calibration changes."""
+        """Write the task's description, for example after calibration has changed it."""
         _write_description(self.path, description)
         self.__dict__.pop("description", None)  # the cached property
 
@@ -495,7 +495,7 @@ class Run:
         """Load the trained network.
 
         Args:
-            engine: the engine that runs its recurrent layers; the one used in training if None.
+            engine: the engine that runs its recurrent layers; the engine used in training if None.
 
         Raises:
             RunError: if there are no weights yet, or a file is damaged.

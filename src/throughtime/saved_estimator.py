@@ -78,11 +78,11 @@ class SavedEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         return estimator
 
     def _restore(self, task: Any, codecs: Codecs) -> None:
-        """Restore what `fit` learned about the data from the description in a file."""
+        """Restore the attributes that `fit` set from the description in a file."""
         self._task, self._codecs = task, codecs
 
     def _saved_parameters(self) -> dict[str, Any]:
-        """Return the parameters in types that JSON supports: a custom cell by its name, without a random generator."""
+        """Return the parameters in types that JSON supports: a custom cell as its name, a random generator as None."""
         parameters = {name: as_data(value) for name, value in self.get_params(deep=False).items()}
         if isinstance(parameters["cell"], Cell):
             parameters["cell"] = parameters["cell"].name

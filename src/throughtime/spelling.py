@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 SHORT_FORMS = {"data": "DATA", "cell_options": "--set", "hidden_size": "--hidden", "num_layers": "--layers"}
-"""Options whose name in messages on the command line isn't their long one."""
+"""The short forms that messages on the command line use instead of some options' long names."""
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 

@@ -7,7 +7,7 @@ from html import escape
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Format a plain-text table with left-aligned columns; returns its lines."""
+    """Format a plain-text table with left-aligned columns and return its lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -1,4 +1,4 @@
-"""Runs as differentiable functions for torch's autograd.
+"""Differentiable runs for torch's autograd.
 
 The derivative of a run is a run of the gradient program, so derivatives of any order run on the same engine. For
 example, a second derivative is a run of the gradient of the gradient program.
@@ -120,8 +120,8 @@ class Pass(NamedTuple):
         Args:
             operands: the tensors. States are required with segments and for operators.
             as_operator: whether runs are operators in a captured graph.
-            closed: whether derivatives of every order go through this run; if not, the second one repeats the forward
-                run.
+            closed: whether derivatives of every order go through this run; if not, the second derivative repeats the
+                forward run.
         """
         program = self.program
         if self.segment_steps is not None:
@@ -155,7 +155,7 @@ class Pass(NamedTuple):
         return Pass(self.engine, plan.program, self.layout, self.segment_steps, tap)
 
     def fakes(self, program: Program, like: Tensor) -> list[Tensor]:
-        """Uninitialized results of a program over this layout; `like` is a state."""
+        """Return uninitialized results of a program over this layout; `like` is a state."""
         shapes = [self.layout.shape(program.body[o.value].width) for o in program.outputs]
         shapes += [(like.shape[0], state.width) for state in program.states]
         return [like.new_empty(shape) for shape in (*shapes, *(r.shape for r in program.reductions))]
@@ -336,7 +336,7 @@ def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameter
 
 
 def _operands(program: Program, tensors: Sequence[Tensor]) -> Operands:
-    """Return the inverse of `Operands.tensors`."""
+    """Convert a flat tuple of tensors to operands; the inverse of `Operands.tensors`."""
     inputs, parameters = len(program.inputs), len(program.parameters)
     end = len(tensors) - parameters
     states = None if inputs == end and program.states else list(tensors[inputs:end])
@@ -349,7 +349,7 @@ def split(tensors: Sequence[Any], vectors: int, states: int) -> Result:
 
 
 def flat(result: Result) -> list[Tensor]:
-    """Return the inverse of `split`."""
+    """Return a result's tensors as a flat list; the inverse of `split`."""
     return [*result.outputs, *result.states, *result.reductions]
 
 

@@ -146,7 +146,7 @@ class Engine(Protocol):
     supports_one_hot: bool
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
-        """Return why the engine can't run a program on tensors like this one, or None if it can."""
+        """Return the reason why the engine can't run a program on tensors like this one, or None if it can."""
         ...
 
     def run(
@@ -170,7 +170,8 @@ class Engine(Protocol):
     def chunk_steps(self, rows: int) -> int:
         """Return the number of steps that are summed together in reductions.
 
-        A run divided into pieces of a multiple of this length, last steps first, each accumulating into the previous
-        result, has the same bits as the whole run.
+        A run can be divided into pieces whose lengths are multiples of this number. If the pieces run from the last
+        steps to the first, each accumulating into the previous result, the result is bitwise identical to that of the
+        whole run.
         """
         ...

@@ -1,4 +1,4 @@
-"""Support for batched cotangents (`is_grads_batched`, `jacobian(vectorize=True)`), one gradient run at a time."""
+"""Support batched cotangents (`is_grads_batched`, `jacobian(vectorize=True)`), with a gradient run for each element."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout by the native engine; a seed determines the mask, so no mask is saved for backward."""
+"""Dropout on the native engine; a seed determines the mask, so no mask is saved for backward."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Differentiable runs of a single torch layer on its tensors as they are stored, for layers called with few steps.
 
 A `Pass` takes a program's parameters. Computing them from the stored tensors with torch operations, and differentiating
-those, takes longer than a run of one step. Here the engine reads the stored tensors, and a run's gradients become the
-gradients of the stored tensors without autograd.
+these operations, takes longer than a run of one step. Here the engine reads the stored tensors, and a run's gradients
+become the gradients of the stored tensors without autograd.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class LayerRun(NamedTuple):
         return y, final
 
     def pieces(self, stored: Sequence[Tensor]) -> list[Any]:
-        """Return the program's parameters as the engine takes them."""
+        """Return the program's parameters in the form that the engine reads."""
         return self.layer.in_pieces(stored, bias=self.bias)
 
     def again(
         self, count: int, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None], needed: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Compute gradients by repeating the run as a `Pass`, for derivatives of higher order, transforms and modes.
+        """Compute gradients by repeating the run as a `Pass`, for higher derivatives, transforms and dispatch modes.
 
         Args:
             count: the number of initial states.
@@ -160,7 +160,7 @@ def _gradient(
     """Return the gradient and the operands whose gradients are wanted.
 
     Args:
-        program, mode, bias: the run's.
+        program, mode, bias: see `LayerRun`.
         states: the number of initial states.
         needed: which of the run's operands need gradients.
         given: which of its results have gradients.

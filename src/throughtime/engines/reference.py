@@ -1,4 +1,4 @@
-"""The reference engine, a loop over time of torch operations from the operations table.
+"""The reference engine: a loop over time that runs the torch operations of the operations table.
 
 It is slow and simple. It runs on any device and supports derivatives of any order and mode, so other engines are tested
 against it.
@@ -23,7 +23,7 @@ from throughtime.program.phases import Phase, phases
 
 
 class ReferenceEngine:
-    """Runs a program as torch operations.
+    """An engine that runs programs as torch operations.
 
     Args:
         calls: functions that replace operations, by the index of the value in a program's body. Each takes the tensor
@@ -39,7 +39,7 @@ class ReferenceEngine:
         self.calls = calls or {}
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
-        """Return None, as it runs every program."""
+        """Return None, because this engine runs every program."""
         return None
 
     def run(
@@ -123,11 +123,11 @@ class _Run:
         return result
 
     def _loop(self) -> list[Tensor]:
-        """Run the loop; stores all steps of the values needed after it and returns the final states."""
+        """Run the loop, store all steps of the values needed after it, and return the final states."""
         program, phases = self.program, self.phases
         step = [(id, i) for id, i in enumerate(program.body) if phases[id] is Phase.STEP]
         read = {arg for _, i in step for arg in i.args} | {s.next for s in program.states}
-        # Unbound at once, because the gradient of each slice would be a tensor of zeros of the full size.
+        # Unbound in one call, because the gradient of each slice alone would be a full-size tensor of zeros.
         sliced = {id: torch.split(v, self.sizes) for id, v in enumerate(self.values) if id in read and _has_rows(v)}
         kept = self._kept()
         history: dict[int, list[Tensor]] = {id: [] for id in kept}

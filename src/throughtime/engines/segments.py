@@ -1,7 +1,8 @@
 """Checkpointed runs of long sequences, which save only the states between segments.
 
-The backward pass runs each segment again with residuals, from the last to the first, so it takes the memory of one
-segment's residuals and a second forward run (Gruslys et al. 2016, Memory-efficient backpropagation through time).
+The backward pass runs each segment again with residuals, from the last to the first, so it needs only the memory
+of one segment's residuals, but the time of a second forward run (Gruslys et al. 2016, Memory-efficient backpropagation
+through time).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Tap:
 
 
 def merged(taps: Sequence[Tap]) -> Tap | None:
-    """Merge taps into one that passes on each tap's values; None if there are none."""
+    """Merge taps into a single tap that passes its values on to them; None if there are no taps."""
     if len(taps) < 2:
         return taps[0] if taps else None
 

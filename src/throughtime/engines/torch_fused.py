@@ -21,14 +21,14 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 class FusedEngine:
-    """Runs a layer on torch's own kernel (cuDNN on a CUDA device)."""
+    """An engine that runs layers on torch's own kernels (cuDNN on a CUDA device)."""
 
     name = "torch"
     traceable = True
     supports_one_hot = False
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
-        """Return why torch has no layer for a program, or None if it has one."""
+        """Return the reason why torch can't run a program as a layer, or None if it can."""
         if _layer(program) is None:
             return f"torch has no layer that computes {program.name!r} with these options"
         return None

@@ -62,7 +62,7 @@ class TorchLayer:
 
     @staticmethod
     def names(suffix: str, *, bias: bool, projected: bool) -> list[str]:
-        """Torch's names for the tensors of one direction of a layer, in torch's order.
+        """Return torch's names for the tensors of one direction of a layer, in torch's order.
 
         Args:
             suffix: the suffix of the layer and direction, such as `_l0_reverse`.
@@ -77,11 +77,11 @@ class TorchLayer:
         return self.layout.to_program(*self._named(stored, bias))
 
     def in_pieces(self, stored: Sequence[Tensor], *, bias: bool) -> list[Any]:
-        """Convert stored tensors as `to_program` does, but describe each vector as pieces of them."""
+        """Convert stored tensors as `to_program` does, but describe each vector as pieces of the stored tensors."""
         return self.layout.in_pieces(*self._named(stored, bias))
 
     def parameters_of(self, needed: Sequence[bool], *, bias: bool) -> tuple[int, ...]:
-        """Return the indices of the program's parameters that contain some of the stored tensors (in torch's order)."""
+        """Return the indices of the program's parameters that contain any of the needed stored tensors."""
         of_each = zip(self._sources_of(len(needed), bias), needed, strict=True)
         return tuple(sorted({rows.parameter for sources, needs in of_each if needs for rows in sources}))
 

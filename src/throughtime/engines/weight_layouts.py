@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INPUT, RECURRENT, INPUT_BIAS, RECURRENT_BIAS, PEEPHOLE, PROJECTION = range(6)  # the indices of the fields of `Stored`
-_OF_STATE = ".recurrent"  # suffix of the name of the part of a gate's sum that depends only on states
+_OF_STATE = ".recurrent"  # name suffix of the part of a gate's sum that depends only on states
 
 
 class Stored(NamedTuple):
@@ -89,7 +89,7 @@ class WeightLayout:
         """Convert stored tensors as `to_program` does, but leave vectors for the native engine to assemble.
 
         Returns:
-            For each parameter an array or, if it is a vector of several pieces, a tuple that `_native.run` takes.
+            For each parameter an array or, if it is a vector of several pieces, a tuple that `_native.run` accepts.
         """
         width, found = stored.recurrent.shape[0] // len(self.gates), []
         for pieces in mapping:
@@ -151,14 +151,14 @@ def _contiguous(blocks: Sequence[ParameterRows]) -> tuple[ParameterRows, ...]:
 def joined_gradients(
     sources: Sequence[ParameterRows], gradients: Mapping[int, Tensor], width: int, taken: set[int]
 ) -> Tensor:
-    """Join the gradients of parameters' rows to the gradient of a stored tensor.
+    """Join the gradients of parameters' rows into the gradient of a stored tensor.
 
     Args:
         sources: the rows; see `sources_of_gradients`.
         gradients: the gradients by the parameters' indices.
         width: the hidden size.
         taken: the parameters whose gradients are in use. The gradient of another parameter may be returned without a
-            copy; the parameter is then added.
+            copy; that parameter is then added to `taken`.
     """
     if len(sources) > 1:
         return _joined([_rows(gradients[k], start * width, (stop - start) * width) for k, start, stop in sources])
@@ -172,7 +172,7 @@ def joined_gradients(
 
 @lru_cache(maxsize=256)
 def _elements(pieces: tuple[RowMapping, ...], width: int) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
-    """Each piece's number of elements, and for each of its terms the field of `Stored` and the first element."""
+    """Return each piece's number of elements, and the field of `Stored` and the first element of each of its terms."""
     return tuple(((p.stop - p.start) * width, tuple((field, row * width) for field, row in p.terms)) for p in pieces)
 
 

@@ -57,7 +57,7 @@ class DirectLayer(Protocol):
     engine: str | None
 
     def direct_layer(self) -> SingleLayer | None:
-        """The single layer that the module consists of; None for several, or if the native engine can't read it."""
+        """Return the single layer that the module consists of, or None for several or if the engine can't read it."""
         ...
 
 
@@ -81,7 +81,7 @@ def single_layer(module: StoredLayer, mode: str, names: Sequence[str]) -> Single
         names: its parameters, in torch's order.
 
     Returns:
-        None if a parameter is not plain memory.
+        The layer; None if a parameter is not plain memory.
     """
     if module.frozen is not None and not module.training:
         program, parameters = module.frozen[0][0]

@@ -1,4 +1,4 @@
-"""Drop-in replacements for torch's `RNN`, `LSTM` and `GRU`, with equal arguments, shapes and state dicts.
+"""Drop-in replacements for torch's `RNN`, `LSTM` and `GRU`, with the same arguments, shapes and state dicts.
 
 Each class inherits from torch's base class, which owns and names the parameters; only the computation differs. With
 `engine="torch"`, torch's own layer runs.
@@ -29,7 +29,7 @@ from throughtime.program.core import Program
 
 
 class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
-    """Base class of the three layers: maps torch's parameters to the parameters of the layers' programs."""
+    """Base class of the three layers, which maps torch's parameters to the parameters of the layers' programs."""
 
     engine: str | None = None
 
@@ -105,7 +105,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         return promotions("LSTM", projected=self.proj_size > 0, fused=fused)
 
     def _check(self, input: Any, hx: Any) -> None:
-        """Raise the errors that torch raises for invalid arguments, in torch's words."""
+        """Raise the errors that torch raises for invalid arguments, with torch's messages."""
         if self._is_common_case(input, states_of(hx)):
             return
         if isinstance(input, PackedSequence):
@@ -130,7 +130,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
             check_states(states_of(hx), x)
 
     def _is_common_case(self, input: Any, states: tuple[Tensor, ...]) -> bool:
-        """Check quickly whether input and states are valid in the common case; runs on every call."""
+        """Return whether input and states are valid in the common case; fast, because it runs on every call."""
         if not isinstance(input, Tensor) or input.dim() != 3 or input.shape[2] != self.input_size:
             return False
         dtype = self._flat_weights[0].dtype  # type: ignore[union-attr]

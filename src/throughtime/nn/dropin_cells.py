@@ -1,4 +1,4 @@
-"""Drop-in replacements for torch's `RNNCell`, `LSTMCell` and `GRUCell`, with equal arguments and state dicts."""
+"""Drop-in replacements for torch's `RNNCell`, `LSTMCell` and `GRUCell`, with the same arguments and state dicts."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
         return promotions(self._mode())
 
     def _check(self, input: Tensor, states: Sequence[Tensor]) -> None:
-        """Raise the errors that torch raises for invalid arguments, in torch's words."""
+        """Raise the errors that torch raises for invalid arguments, with torch's messages."""
         name = type(self).__name__
         if input.dim() not in (1, 2):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")

@@ -29,7 +29,7 @@ def effective_weights(layer: nn.Module, names: Iterable[str]) -> dict[str, Tenso
 
 
 def refresh_weights(module: nn.Module) -> None:
-    """Set the weights that hooks compute before each call, as the parameters may have changed since the last one."""
+    """Recompute the weights that hooks compute before each call, as parameters may have changed since the last call."""
     with torch.no_grad():
         for inner in module.modules():
             for name, tensor in _by_hooks(inner).items():

@@ -69,7 +69,7 @@ class Form(NamedTuple):
 
         Args:
             outputs: the outputs of `Stack.run_layers`.
-            returns: the steps that they hold; see `throughtime.nn.options.Options`.
+            returns: the steps that they contain; see `throughtime.nn.options.Options`.
         """
         axis = _BATCH_AXIS[returns]
         by_step = returns == "steps"

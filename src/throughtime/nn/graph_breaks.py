@@ -24,7 +24,7 @@ _callers: dict[str, Callable[..., Any]] = {}
 
 
 def _eager(reason: str) -> Callable[..., Any]:
-    """Return a caller that runs functions outside torch.compile's graph; fullgraph=True raises with the reason."""
+    """Return a caller that runs functions outside torch.compile's graph; under fullgraph=True, it raises `reason`."""
 
     def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return function(*args, **options)
@@ -79,7 +79,7 @@ def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
     return _caller("transform") if _is_transforming() else None
 
 
-@constant_result  # it returns a number
+@constant_result  # Dynamo rejects a torch function that returns a number
 def _is_transforming() -> bool:
     """Return whether a transform of torch.func is being traced."""
     return torch._C._functorch.maybe_current_level() is not None

@@ -99,7 +99,7 @@ class Head(nn.Module, ABC):
         """Compute the loss times its number of terms; takes the arguments of `loss_of`, in float32 or float64."""
 
     def terms(self, targets: Tensor) -> int:
-        """Count the steps or sequences that a loss sums over; divide the loss by it for a mean."""
+        """Count the steps or sequences that a loss sums over; divide the loss by this number for a mean."""
         return self.output.terms(targets)
 
     def _check(self, leading: torch.Size, targets: Tensor) -> None:

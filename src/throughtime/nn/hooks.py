@@ -56,7 +56,7 @@ class Hook:
         """Receive the outputs that `rewrite` added, each `[T, B, width]`."""
 
     def tap(self, direction: LayerDirection, program: Program) -> Tap | None:
-        """Return which intermediate values to expose from a run of the fully rewritten program."""
+        """Return a tap for the intermediate values to expose from a run of the fully rewritten program."""
         return None
 
     def engine(self, direction: LayerDirection, program: Program, chosen: Engine) -> Engine:

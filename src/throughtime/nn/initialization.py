@@ -37,7 +37,7 @@ def initialize(
         program: the layer's program.
         tensors: the layer's parameters, as stored.
         hidden_size: the layer's number of hidden units.
-        scheme: "uniform" draws from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), as torch does; a number a draws from
+        scheme: "uniform" draws from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), as torch does; a number `a`, from
             U(-a, a). "orthogonal" makes each gate's matrices orthogonal (Saxe et al. 2013, arXiv:1312.6120) and draws
             the rest as "uniform" does. "identity" sets each gate's recurrent matrix to the identity, draws its input
             matrices from N(0, 0.001^2) and sets biases to 0 (Le et al. 2015, arXiv:1504.00941). "glorot" matches Keras:

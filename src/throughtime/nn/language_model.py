@@ -1,4 +1,4 @@
-"""Recurrent language model: predicts the next token."""
+"""A recurrent language model, which predicts the next token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from throughtime.outputs import Categorical
 
 
 class LanguageModel(SequenceModel):
-    """Embedding, recurrent layers and a softmax over the vocabulary (Mikolov et al. 2010).
+    """An embedding, recurrent layers and a softmax over the vocabulary (Mikolov et al. 2010).
 
     Args:
         vocabulary_size: the number of tokens in the vocabulary.

@@ -18,12 +18,12 @@ _LARGEST = (1 << 63) - 1
 
 
 def mask(like: Tensor, shape: Sequence[int], probability: float, value: float = 1.0) -> Tensor:
-    """Draw a mask whose elements are independently `value` with a probability, rounded to 1/65,536, or 0 otherwise.
+    """Draw a mask of independent elements that are `value` with the given probability, otherwise 0.
 
     Args:
         like: a tensor with the mask's dtype and device.
         shape: the mask's shape.
-        probability: the probability of `value`, 0 to 1.
+        probability: the probability of `value`, from 0 to 1; rounded to 1/65,536.
         value: the value of the elements that are not 0.
     """
     count = 1

@@ -58,7 +58,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
 
     Attributes:
         programs: each layer's program, forward in time.
-        options: how the layers are joined and regularized.
+        options: the options for joining and regularizing the layers.
 
     Raises:
         UserError: if a size, a name, an option or the cell is invalid.

@@ -1,4 +1,4 @@
-"""Speed up sb3-contrib's recurrent agents: run sequences in one call, not step by step, and skip their padding."""
+"""Speed up sb3-contrib's recurrent agents: run sequences in one call instead of step by step, and skip padding."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def accelerate_buffer(buffer: Any) -> str | None:
     """Make a recurrent rollout buffer of sb3-contrib pass the lengths of its padded sequences to the policy.
 
     Returns:
-        Why the buffer was not changed; None if it was.
+        The reason why the buffer was not changed; None if it was changed.
     """
     buffers: Any = sys.modules[_BUFFERS]
     method = getattr(type(buffer), _SAMPLES)

@@ -1,4 +1,4 @@
-"""Fused softmax layer and cross-entropy loss that never holds the probabilities of all steps at once."""
+"""A fused softmax layer and cross-entropy loss that never stores the probabilities of all steps at once."""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ class Stack(NamedTuple):
 
         Returns:
             The last layer's output `[T, B, directions * output]`, or `[N, ...]` if packed, or `[B, ...]` for the last
-            steps; a list with one tensor per direction if they are not merged. And the final states, as in `states`.
+            steps; a list with one tensor per direction if they are not merged. Also the final states, in the
+            form of `states`.
         """
         if in_autocast(x) and self.layers[0][0][1][0].dtype == torch.float32:
             kind = x.device.type
@@ -158,7 +159,7 @@ class Stack(NamedTuple):
     def _run_layer(
         self, program: Program, operands: Operands, layout: Layout, at: tuple[LayerDirection, Sequence[Hook]] | None
     ) -> Result:
-        """Run one direction of one layer; `at` identifies it and holds the hooks, if any."""
+        """Run one direction of one layer; `at` identifies it and contains the hooks, if any."""
         (x, *_), states, parameters = operands
         # Engines create default states faster themselves, but they don't see sequences without steps.
         if states is None and (at or (layout.packed and layout.rows != next(iter(layout.batch_sizes or ()), 0))):
@@ -252,7 +253,7 @@ def _captured(node: _Node, operands: Operands, layout: Layout) -> tuple[list[Ten
 
 @constant_result
 def _allow_in_graph() -> bool:
-    """Have Dynamo write calls of `_captured` to the graph, from the next one on."""
+    """Have Dynamo write calls of `_captured` to the graph, starting with the next call."""
     torch.compiler.allow_in_graph(_captured)  # type: ignore[no-untyped-call]
     return True
 

@@ -43,7 +43,7 @@ def constant_programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
 
 
 def promotions(mode: str, *, projected: bool = False, fused: bool = False) -> Sequence[bool]:
-    """Whether torch's output, then each of its final states, keeps the precision of the last state under autocast.
+    """Return, for torch's output and then each final state, whether it keeps the last state's precision under autocast.
 
     Torch's matrix products round to autocast's dtype. Multiplying the result by a state, or adding one, promotes it.
 
@@ -59,7 +59,7 @@ def promotions(mode: str, *, projected: bool = False, fused: bool = False) -> Se
 
 @constant_result  # Dynamo doesn't know these functions
 def runs_on_onednn(dtype: torch.dtype) -> bool:
-    """Whether torch runs an LSTM without projection on oneDNN for a padded input of this dtype."""
+    """Return whether torch runs an LSTM without projection on oneDNN for a padded input of this dtype."""
     supported: bool = (
         dtype == torch.float32
         or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -85,7 +85,7 @@ def torch_programs(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
 
 
 def runs_torchs_forward(module: DropIn, tensors: Sequence[Tensor], plain: bool) -> bool:
-    """Return whether to run torch's own forward: if it is the fastest, or if torch must see the operations."""
+    """Return whether to run torch's own forward, because it is fastest or because torch must see the operations."""
     engine, x = module.engine, tensors[0]
     undecided = engine is not None or not x.is_cpu
     if undecided and not is_graph_captured() and choose(engine, module._program(), x).name == "torch":

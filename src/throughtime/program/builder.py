@@ -26,12 +26,12 @@ from throughtime.program.symbols import Number, Symbol
 
 
 def is_name(name: object) -> bool:
-    """Whether an object is a valid name for a value, a state or a parameter."""
+    """Return whether an object is a valid name for a value, a state or a parameter."""
     return isinstance(name, str) and all(word.isidentifier() for word in name.split("."))
 
 
 class Builder:
-    """Collects the instructions of a program, merging equal ones and simplifying where the result is exact."""
+    """Collects a program's instructions, merging equal ones and simplifying where the result is exact."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,12 +50,12 @@ class Builder:
         return self._emit(INPUT, (), width, index=len(self.inputs) - 1)
 
     def state(self, name: str, width: int, initial: float = 0.0) -> Symbol:
-        """Declare a state; returns its value before the step."""
+        """Declare a state and return its value before the step."""
         self.states.append(State(name, width, initial, -1))
         return self._emit(PREVIOUS, (), width, index=len(self.states) - 1)
 
     def parameter(self, parameter: Parameter) -> int:
-        """Declare a parameter; returns its index."""
+        """Declare a parameter and return its index."""
         self.parameters.append(parameter)
         return len(self.parameters) - 1
 
@@ -64,7 +64,7 @@ class Builder:
         return self._emit(PARAMETER, (), self.parameters[index].shape[0], index=index)
 
     def constant(self, value: Number, width: int) -> Symbol:
-        """A vector whose elements are all `value`."""
+        """Return a vector whose elements are all `value`."""
         return self._emit(CONSTANT, (), width, value=float(value))
 
     # Operations.
@@ -103,7 +103,7 @@ class Builder:
         return self._emit("linear_transposed", (self._own(value).id,), self.parameters[weight].shape[1], weight=weight)
 
     def slice(self, value: Symbol, start: int, width: int) -> Symbol:
-        """Take the elements `start` to `start + width`."""
+        """Return the elements `start` to `start + width`."""
         source = self.body[self._own(value).id]
         if width == source.width:
             return value
@@ -144,11 +144,11 @@ class Builder:
         return self._emit("expand", (value.id,), width)
 
     def row_sum(self, value: Symbol) -> Symbol:
-        """The sum of a vector's elements, as a vector of width 1."""
+        """Return the sum of a vector's elements, as a vector of width 1."""
         return self._reduced("row_sum", value)
 
     def row_max(self, value: Symbol) -> Symbol:
-        """The largest of a vector's elements, as a vector of width 1."""
+        """Return the largest of a vector's elements, as a vector of width 1."""
         return self._reduced("row_max", value)
 
     def _reduced(self, op: str, value: Symbol) -> Symbol:
@@ -182,7 +182,7 @@ class Builder:
             raise cell_error(f"two values are named {name!r}; names within a cell must differ.")
 
     def label(self, id: int) -> str:
-        """A readable name for a value, for messages."""
+        """Return a readable name for a value, for use in messages."""
         for name, value in self.names.items():
             if value == id:
                 return name
@@ -205,7 +205,7 @@ class Builder:
         reverse: bool = False,
         keep_named: bool = False,
     ) -> Program:
-        """Return the program that computes these results, without unused values (`keep_named` keeps named ones)."""
+        """Return the program that computes these results, without unused values (unless named, with `keep_named`)."""
         named = {n: Symbol(self, v) for n, v in self.names.items()} | (names or {})
         roots = [s.id for s in next_states] + [s.id for _, s in outputs]
         roots += [s.id for s in named.values()] if keep_named else []
@@ -273,7 +273,7 @@ class Builder:
         return None
 
     def _join(self, flat: list[int], part: int) -> bool:
-        """Merge `part` into the last of `flat` if it continues that slice or constant; returns whether it did."""
+        """Merge `part` into the last of `flat` if it continues that slice or constant; return whether it did."""
         last, new = self.body[flat[-1]], self.body[part]
         if last.op == new.op == CONSTANT and last["value"] == new["value"]:
             flat[-1] = self.constant(last["value"], last.width + new.width).id

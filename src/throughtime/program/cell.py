@@ -1,4 +1,4 @@
-"""The `cell` decorator: traces a cell's equations into a program."""
+"""The `cell` decorator, which traces a cell's equations into a program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _USUAL_NAMES = {"h": "hidden", "c": "cell"}
 
 
 class Cell:
-    """A recurrent cell, defined by a function that holds its equations.
+    """A recurrent cell, defined by a function with its equations.
 
     Attributes:
         name: the cell's name, by default the function's.
@@ -191,7 +191,7 @@ class Cell:
         return cell_error_at(code.co_filename, line, self.name, message)
 
     def _at_its_line(self, error: Exception) -> CellError:
-        """Turn any other exception in the equations into a `CellError` at the cell's line where it was raised.
+        """Convert an exception from the equations to a `CellError` at the line of the cell where it was raised.
 
         If a function that the equations call raised it, the exception is the cause, without this library's frames.
         """
@@ -300,7 +300,7 @@ def _program(cell: Cell, sizes: Sizes, hyper: tuple[tuple[str, Any], ...], input
 
 
 def cell(function: Callable[..., Any]) -> Cell:
-    """Decorate a function that holds a cell's equations.
+    """Create a cell from a function with its equations; used as a decorator.
 
     The function takes `x`, then the old value of each state and any further inputs, which are declared by
     `inputs(...)`, then keyword-only hyper-parameters. A state has the name of its argument (`h` is `hidden`, `c` is

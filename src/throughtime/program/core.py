@@ -42,7 +42,7 @@ class Instruction:
 
     Attributes:
         op: the operation's name in the operations table, or a leaf.
-        args: the indices in the body of the earlier values it takes.
+        args: the indices in the body of the earlier values that it reads.
         width: the number of elements of the result.
         attributes: other arguments of the operation, such as the start of a slice.
     """

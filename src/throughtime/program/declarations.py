@@ -51,7 +51,7 @@ def state(name: str | None = None, *, width: Width = None, initial: float = 0.0)
         name: the state's name for recording and editing; default: the argument's name.
         width: the number of elements; the name of a hyper-parameter that holds it; or a function of sizes and
             hyper-parameters, matched by argument name, such as `lambda hidden_size: hidden_size // 4` (`input_size` is
-            the width of x). Default, also if that hyper-parameter is None: the cell's hidden size.
+            the width of x). The default, also used if that hyper-parameter is None, is the cell's hidden size.
         initial: the initial value of each element.
     """
     return StateDeclaration(name or "", width, float(initial))
@@ -65,7 +65,7 @@ def inputs(name: str | None = None, *, width: Width = 1, optional: bool = False)
     Args:
         name: the input's name; default: the argument's name.
         width: the number of elements, specified as for `state`.
-        optional: whether layers may do without it. The argument is then None in the equations, unless the layer is
+        optional: whether layers may omit it. The argument is then None in the equations, unless the layer is
             created with it, as in `Recurrent(..., inputs=["dt"])`.
     """
     return InputDeclaration(name or "", width, optional)

@@ -1,4 +1,4 @@
-"""Edits as program rewrites, which replace named values."""
+"""Edits: program rewrites that replace named values."""
 
 from __future__ import annotations
 

@@ -58,12 +58,12 @@ class Gradient:
 
 
 def everything_given(program: Program) -> Slots:
-    """All results of a run."""
+    """Return all results of a run."""
     return Slots(*(tuple(range(len(of))) for of in (program.outputs, program.states, program.reductions)))
 
 
 def everything_wanted(program: Program) -> Slots:
-    """All operands of a run except one-hot inputs, which have no gradient."""
+    """Return all operands of a run except one-hot inputs, which have no gradient."""
     vectors = tuple(k for k, given in enumerate(program.inputs) if not given.one_hot)
     return Slots(vectors, *(tuple(range(len(of))) for of in (program.states, program.parameters)))
 
@@ -181,7 +181,7 @@ class _Adjoint(Derivation):
         return {id for id, symbol in self.forward.items() if symbol.id in needed}
 
     def _backward(self) -> tuple[list[Symbol], dict[int, Symbol]]:
-        """Build the body; returns the next value of each state's gradient, and the inputs' gradients."""
+        """Build the body; return the next value of each state's gradient, and the inputs' gradients."""
         program, builder = self.program, self.builder
         for state in program.states:
             self._add(state.next, SliceGradient(builder.state(f"{state.name}.gradient", state.width), 0))

@@ -1,4 +1,4 @@
-"""A program's equations in LaTeX.
+"""Write a program's equations in LaTeX.
 
 Every named value gets an equation of its own. Products with stacked matrices are split into one product per gate, and
 every other value is written inline, so the result reads like the equations in a paper.
@@ -143,7 +143,7 @@ class _Equations:
             self._count(source, used)
 
     def _text(self, part: _Part) -> _Text:
-        """How a part is written inline: its name if it has one, otherwise its expression."""
+        """Return a part as written inline: its name if it has one, otherwise its expression."""
         if part in self.temporary:
             return _Text(self.temporary[part])
         if part.id in self.letters:

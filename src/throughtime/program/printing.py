@@ -1,4 +1,4 @@
-"""Programs as readable text."""
+"""Print programs as readable text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _labels(program: Program) -> list[str]:
             labels[id] = program.parameters[instruction["index"]].name
         elif instruction.op == CONSTANT:
             labels[id] = f"{instruction['value']:g}"
-    for name, id in reversed(program.names):  # of several names, the first one is shown
+    for name, id in reversed(program.names):  # if a value has several names, the first is shown
         if program.body[id].op not in LEAVES:
             labels[id] = name
     return labels

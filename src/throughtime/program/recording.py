@@ -41,7 +41,7 @@ def with_outputs(program: Program, slices: tuple[ValueSlice, ...], own: int) -> 
         program: a legal program.
         slices: the slices to write.
         own: the number of the program's own outputs. Later outputs (the residuals of a training step) are reused where
-            they already hold a slice. Own outputs are not, because the caller gets them and may write into them.
+            they already hold a slice. Own outputs are not, because the caller receives them and may write into them.
 
     Returns:
         The program, whose values keep their indices and have the same bits as before, and the position of each slice.

@@ -22,7 +22,7 @@ RESET, RESET_LEARNED, STATES = "reset", "reset_learned", "states"
 def with_reset(program: Program, learned: bool = False) -> Program:
     """Add an input `reset` `[T, B, 1]` that resets a sequence's states where it is nonzero.
 
-    At such a step the cell reads each state's initial value instead of the old one, and no gradient flows back.
+    At such a step the cell reads each state's initial value instead of its old value, and no gradient flows back.
 
     Args:
         program: the program.
@@ -90,7 +90,7 @@ def with_mean_zoneout(program: Program, rates: tuple[float, ...]) -> Program:
 
 @lru_cache(maxsize=256)
 def with_projection(program: Program, size: int) -> Program:
-    """Embed the program's first input: give it `size` elements, followed by an affine map and a ReLU.
+    """Embed the program's first input: read `size` elements and apply an affine map and a ReLU to them.
 
     The map's parameters `embedding.weight` and `embedding.bias` follow the program's own.
     """

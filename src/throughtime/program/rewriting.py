@@ -13,7 +13,7 @@ from throughtime.program.symbols import Symbol
 
 
 class Rewriting:
-    """Copies a program; subclasses override methods to change parts of the copy.
+    """Base class of rewrites, which copy a program; subclasses override methods to change parts of the copy.
 
     Attributes:
         program: the program to copy.

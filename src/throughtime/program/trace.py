@@ -88,7 +88,7 @@ class Trace(Builder):
         self.gates: list[_Gate] = []
         self._own_names: set[str] = set()
         self._pending: dict[int, str] = {}  # pre-activations to which no function has been applied yet
-        self._linear: set[str] = set()  # gates named as linear, unless the cell gives that name to another value
+        self._linear: set[str] = set()  # gates named as linear, unless the cell assigns that name to another value
         self._positions: list[_GatePosition] = []
         self._fused: dict[int, int] = {}  # source of the first trace -> its parameter
         self._seen = seen.gates if seen else None
@@ -97,7 +97,7 @@ class Trace(Builder):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make this the trace that `affine`, `parameter` and the like write to."""
+        """Make this the trace that `affine`, `parameter` and similar functions write to."""
         token = _active.set(self)
         try:
             yield
@@ -276,7 +276,7 @@ class Trace(Builder):
         return result
 
     def unmark_gate(self, value: Symbol) -> str | None:
-        """Unmark a value as a gate's pre-activation; returns the gate's name."""
+        """Unmark a value as a gate's pre-activation and return the gate's name."""
         return self._pending.pop(value.id, None)
 
     def mark_gate(self, value: Symbol, gate: str | None) -> None:
@@ -285,7 +285,7 @@ class Trace(Builder):
             self._pending[value.id] = gate
 
     def linear_gates(self) -> dict[str, int]:
-        """Return the names of linear gates, whose value is the pre-activation itself."""
+        """Map the names of linear gates to their values, which are the pre-activations themselves."""
         return {name: id for id, gate in self._pending.items() for name in (gate, f"{gate}.pre")}
 
     def _name_linear_gate(self, id: int) -> None:

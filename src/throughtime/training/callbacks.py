@@ -38,8 +38,8 @@ STOP, LATE, VALIDATE, CHECKPOINT = "stop", "late", "validate", "checkpoint"
 
 _CHECKPOINT_SECONDS = 30.0
 _ROWS = 1000  # the approximate number of rows in metrics.csv
-_VALIDATION_SHARE = 0.05  # the fraction of training time to validate for, if time ends the run
-_MAX_VALIDATIONS, _MIN_VALIDATIONS = 100, 10  # bounds in the same case
+_VALIDATION_SHARE = 0.05  # the fraction of training time to spend on validation, if time ends the run
+_MAX_VALIDATIONS, _MIN_VALIDATIONS = 100, 10  # bounds on the number of validations in that case
 _FINE = 10_000  # the resolution of the progress bar
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -242,7 +242,7 @@ class MetricsRows(Callback):
             )  # fmt: skip
 
     def _is_due(self, fit: Fit) -> bool:
-        """Whether to log this validation: the first one, the first one of each tenth of training, or the last one."""
+        """Return whether to log this validation: the first of all, the first in each tenth of training, or the last."""
         tenths = int(10 * fit.plan.share(fit.step, fit.seconds) + 1e-9)
         due = tenths > self._logged or fit.step == fit.plan.steps or LATE in fit.asked
         self._logged = tenths
@@ -355,13 +355,13 @@ class Signals(Callback):
     """Stops training after the current step on Ctrl-C or SIGTERM, and immediately on a second one.
 
     Attributes:
-        interrupted: whether a signal requested to stop.
+        interrupted: whether a signal requested a stop.
     """
 
     interrupted = False
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """Request to stop after a signal."""
+        """Request a stop after a signal."""
         return (STOP,) if self.interrupted else ()
 
     def on_step(self, fit: Fit) -> None:

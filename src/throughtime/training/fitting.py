@@ -55,7 +55,7 @@ class Fit:
         last_norm: the gradient norm of the last step before clipping.
         figures: the metrics of the last validation; None before the first.
         seconds: the training time in seconds up to the end of the last step, summed over sessions. With several
-            processes it is the first one's, so that all of them use the same learning rate and end together.
+            processes, the first one's time, so that all of them use the same learning rate and end together.
         step_seconds: the duration of the last step in this process.
         asked: the requests that callbacks of any process made after the last step.
         schedule: the learning rate schedule.

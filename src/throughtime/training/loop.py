@@ -92,7 +92,7 @@ def train_since(
     progress: bool = True,
     **options: Unpack[TrainOptions],
 ) -> Run:
-    """Train as `train` does, with a time budget that started at `started` (by `time.monotonic`)."""
+    """Train as `train` does, with a time budget that started at `started` (in `time.monotonic` seconds)."""
     definition = None if cell is None else cells.get(cell)
     named = {} if definition is None else {"cell": definition.name}
     chosen, why = tasks.chosen(task, options)
@@ -155,7 +155,7 @@ def resume(
 
     Args:
         path: the run's directory.
-        steps: the new end of training, in steps counted from the run's first.
+        steps: the new end of training, in steps counted from the run's first step.
         epochs: the new end in epochs.
         minutes: the new end in minutes of training, including earlier sessions. If several ends are given, training
             ends at the first one reached.
@@ -290,7 +290,7 @@ def _directory(config: TrainConfig) -> Path:
 
 
 def _saved(run: Run) -> str:
-    """Say what an interrupted run has saved, and how to resume it."""
+    """Return a message about an interrupted run's checkpoint and how to resume."""
     if not run.checkpoint.exists():
         return "no checkpoint was saved, so training must be restarted"
     again = command(f"train --resume {shlex.quote(display_path(run.path))}")

@@ -34,9 +34,9 @@ _MAX_VALIDATIONS, _MIN_VALIDATIONS = 100, 20
 _MIN_VALIDATED = 2000  # terms; fewer would be too noisy
 _LOOP = 1e-4  # the overhead of the loop per step in seconds, in addition to the measured time
 _TIMED_LOSSES = 5
-_MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the share is of the budget
+_MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the share is a fraction of the budget
 # Time is reserved for three things after training: the evaluation, the measurement of the gradients' reach, and the
-# rest, which takes seconds of CPU time to load and write files, and the time of some training steps to draw samples.
+# rest: loading and writing files (_REST seconds of CPU time) and drawing samples (the time of _REST_STEPS steps).
 _RESERVED = 0.09  # the fraction of the budget to reserve
 _EVALUATION_SHARE = 0.6  # the evaluation's fraction of the reserved time without the rest
 _FEWEST_EVALUATED, _FEWEST_LOSSES = 1000, 8
@@ -148,7 +148,7 @@ def later_end(
 
     Args:
         run: the run.
-        steps: the new end, in steps counted from the run's first.
+        steps: the new end, in steps counted from the run's first step.
         epochs: the new end in epochs.
         minutes: the new end in minutes of training.
 
@@ -220,10 +220,11 @@ def _after_training(
         data: the data.
         speed: the measured speed.
         budget: the whole time in seconds.
-        held_out: the loss terms of each held-out part, the validation part first.
+        held_out: the number of loss terms of each held-out part, the validation part first.
 
     Returns:
-        The loss terms to evaluate of each part, the losses to follow back, and the time to reserve in seconds.
+        The number of loss terms to evaluate in each part, the number of losses to follow back through time, and the
+        number of seconds to reserve.
     """
     rest = min(_REST * speed.waiting + _REST_STEPS * speed.step, _MAX_REST * budget)
     left = max(0.0, _RESERVED * budget - rest) / _SAFETY
@@ -241,7 +242,7 @@ def _after_training(
 
 
 def _calibration(task: Task[Any], speed: Throughput, budget: float, held_out: int) -> tuple[int, float]:
-    """Return the loss terms to calibrate predictions on, and the time to reserve for it in seconds."""
+    """Return the number of loss terms for calibrating predictions, and the number of seconds to reserve for it."""
     affordable = int(_RESERVED * budget / _SAFETY / speed.term)
     terms = min(task.max_evaluated, max(_FEWEST_EVALUATED, affordable))
     return terms, min(_RESERVED * budget, _SAFETY * speed.term * min(terms, held_out))

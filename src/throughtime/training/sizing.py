@@ -3,7 +3,7 @@
 The size is the largest of 64, 128, 192, 256, 384 and 512 units, up to the task's default size, for which the budget
 allows 8 training steps per unit on this machine (1,024 steps for 128 units) and which has at most 8 parameters per
 token or step of the training data. Dropout is reduced in proportion. Each size is timed with one thread and with all
-threads, and the faster is used.
+threads, and the faster setting is used.
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ BUILT = _native is not None
 
 
 class NativeEngine:
-    """Runs programs with the C++ extension module.
+    """An engine that runs programs with the C++ extension module.
 
     Args:
         threads: the number of threads. Default: torch's number of threads if torch is loaded, otherwise all CPUs of the
             process.
-        instruction_set: one of `instruction_sets()`. Default: the environment variable THROUGHTIME_ISA, or the best one
-            of the machine. Results have the same bits within an instruction set, but not across them.
+        instruction_set: one of `instruction_sets()`. Default: the environment variable THROUGHTIME_ISA, or the best set
+            that the machine supports. Results are bitwise identical within an instruction set, but not across sets.
     """
 
     name = "native"
@@ -45,7 +45,7 @@ class NativeEngine:
         self.instruction_set = instruction_set
 
     def refuses(self, program: Program, like: Any) -> str | None:
-        """Return why the engine can't run a program on arrays like this one, or None if it can."""
+        """Return the reason why the engine can't run a program on arrays like this one, or None if it can."""
         if _native is None:
             return "the native engine's extension module is not built"
         if kind_of(getattr(like, "device", "cpu")) != "cpu":
@@ -73,7 +73,7 @@ class NativeEngine:
         states: Sequence[Any] | None,
         parameters: Sequence[Any],
     ) -> Result:
-        """Run one layer on arrays in the form of torch's layers.
+        """Run one layer on arrays with the shapes that torch's layers use.
 
         Args:
             program: a legal program.

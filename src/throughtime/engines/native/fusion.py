@@ -10,8 +10,8 @@ from throughtime.program.operations import PRODUCTS
 from throughtime.program.phases import Phase, phases
 
 # The pattern of each fused operation: an operation and its arguments, where a letter matches any value (the same letter
-# the same value) and a number a constant. Fused operations compute exactly as their parts would, so fusion changes no
-# bit.
+# the same value) and a number a constant. Fused operations round exactly as their parts do, so results are bitwise
+# identical with and without fusion.
 Pattern = str | float | tuple[str | float | tuple, ...]  # type: ignore[type-arg]
 _SIGMOID_SLOPE: Pattern = ("mul", "y", ("sub", 1.0, "y"))
 _TANH_SLOPE: Pattern = ("sub", 1.0, ("mul", "y", "y"))
@@ -37,7 +37,7 @@ _COMMUTATIVE = ("add", "mul")
 
 
 def join(program: Program) -> dict[int, Instruction]:
-    """Fuse a program's operations; returns the remaining instructions by the value that each computes.
+    """Fuse a program's operations and return the remaining instructions, by the value that each computes.
 
     Values used more than once or outside the body are kept. A product with a second argument accumulates into that
     value.
@@ -65,8 +65,9 @@ def join(program: Program) -> dict[int, Instruction]:
 def accumulated_products(program: Program) -> dict[int, Instruction]:
     """Fuse sums with products: the product accumulates into the other summand, which saves a pass over memory.
 
-    If each slice of a product is added to something, the product is divided into one product per slice, with some of
-    the matrix's rows each. This fusion rounds differently, so it depends only on the body and not on what is recorded.
+    If each slice of a product is added to something, the product is divided into one product per slice, each with
+    the slice's rows of the matrix. This fusion rounds differently, so it depends only on the body and not on the values
+    that are recorded.
     """
     body = dict(enumerate(program.body))
     phase = phases(program)
@@ -129,7 +130,7 @@ def _uses(program: Program) -> list[int]:
 def _match(
     body: dict[int, Instruction], uses: list[int], pattern: Pattern, id: int, values: dict[str, int], inner: list[int]
 ) -> tuple[dict[str, int], list[int]] | None:
-    """Match a pattern at value `id`; returns the values of its letters and the instructions inside it, or None."""
+    """Match a pattern at value `id`; return the values of its letters and the instructions inside it, or None."""
     instruction = body.get(id)
     if isinstance(pattern, str):
         return (values | {pattern: id}, inner) if values.get(pattern, id) == id else None

@@ -56,7 +56,7 @@ class _Copy:
 
 
 class _Lowering:
-    """Lowers one program. Values are identified by their index in the program's body."""
+    """The lowering of a program to a plan. Values are identified by their index in the program's body."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -129,9 +129,9 @@ class _Lowering:
     # The buffers.
 
     def _find_held(self) -> dict[int, tuple[int, int]]:
-        """Find values that share another value's memory (slices and parts of a concatenation), with their start.
+        """Find values that share another value's memory (slices and parts of a concatenation), and the start of each.
 
-        A concatenation of neighbors in a wider concatenation is a slice of that one.
+        A concatenation of values that are adjacent in a wider concatenation is a slice of the wider one.
         """
         held = {id: (i.args[0], i["start"]) for id, i in self.body.items() if i.op == "slice"}
         concatenations = sorted((id for id, i in self.body.items() if i.op == "concat"), key=self._narrowness)
@@ -204,7 +204,7 @@ class _Lowering:
                 self.homes[id] = (self._buffer(lasting, instruction.width), 0)
 
     def _lasting(self, sharing: Iterable[int]) -> str:
-        """Return the kind of buffer whose lifetime suffices for memory that these values share."""
+        """Return the kind of buffer whose lifetime suffices for the memory that these values share."""
         written = {(self.moments[id], self.body[id].op in PRODUCTS) for id in sharing if self.body[id].op not in LEAVES}
         written |= {(_Moment(STEP, 0), False) for id in sharing if self.body[id].op == PREVIOUS}
         touched = {*written, *(reader for id in sharing for reader in self.readers[id])}
