@@ -1,4 +1,4 @@
-"""Recordings encoded as one long sequence of quantized samples."""
+"""Encode recordings as one long sequence of quantized samples."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from throughtime.data.waveform import Quantization
 from throughtime.errors import DataError
 from throughtime.paths import display_path
 
-_FORMAT = 1  # of cache entries; increment it when their content changes
+_FORMAT = 1  # the version of cache entries; increment it when their content changes
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """Quantized samples of one or more recordings, one after another.
+    """The concatenated quantized samples of one or more recordings.
 
     Attributes:
         name: the name of the recordings in reports.
@@ -101,7 +101,7 @@ def split_recordings(name: str, audio: Sequence[Recording]) -> tuple[list[Record
 
 
 def cut(audio: Audio, share: float, channels: int) -> tuple[Audio, Audio]:
-    """Hold out the end of a recording.
+    """Hold out the end of a recording and return both parts.
 
     Args:
         audio: the recording.
@@ -122,7 +122,7 @@ def cut(audio: Audio, share: float, channels: int) -> tuple[Audio, Audio]:
 
 
 def recordings_of(paths: Sequence[str | Path]) -> tuple[str, list[Recording]]:
-    """Return the name of the data for reports, and the recordings; see `find_recordings`."""
+    """Return the name of the data in reports and its recordings (see `find_recordings`)."""
     found = find_recordings(paths)
     name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     return name, found

@@ -1,4 +1,4 @@
-"""Random augmentation of recordings, for training on few of them. Requires only NumPy."""
+"""Augment recordings at random, for training on small data sets. Requires only NumPy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHIFT = 0.04  # the maximum number of seconds to cut from or add to each end
 _LOUDNESS = 6.0  # the maximum change of loudness in decibels
 _NOISE = (20.0, 50.0)  # the range of signal-to-noise ratios in decibels
 _MASKED_TIME, _MASKED_BANDS = 0.1, 0.1  # the maximum fractions of frames and bands to mask
-_MIN_SECONDS = 0.1  # shorter sounds are not cut
+_MIN_SECONDS = 0.1  # sounds are not cut to less than this
 
 
 def copies_of(recordings: int) -> int:
@@ -30,7 +30,7 @@ def copies_of(recordings: int) -> int:
 
 
 def copies(sounds: Sequence[Samples], features: SoundFeatures, count: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Augment recordings at random but reproducibly.
+    """Yield randomly augmented copies of recordings, reproducibly.
 
     The augmentation changes the speed and pitch, the silence at both ends and the loudness, adds noise, and masks
     frames and bands of mel features (Park et al. 2019, arXiv:1904.08779).
@@ -53,7 +53,7 @@ def copies(sounds: Sequence[Samples], features: SoundFeatures, count: int) -> It
 def _changed(sound: NDArray[np.float32], rate: int, draw: np.random.Generator) -> NDArray[np.float32]:
     length = max(1, round(len(sound) / (1 + draw.uniform(-_SPEED, _SPEED))))
     found: NDArray[Any] = np.interp(np.linspace(0, len(sound) - 1, length), np.arange(len(sound)), sound)
-    for _ in range(2):  # both ends
+    for _ in range(2):  # once for each end
         shift = round(draw.uniform(-_SHIFT, _SHIFT) * rate)
         if shift >= 0:
             found = np.pad(found, (shift, 0))
@@ -67,7 +67,7 @@ def _changed(sound: NDArray[np.float32], rate: int, draw: np.random.Generator) -
 
 
 def _masked(frames: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:
-    """Set random frames and bands to 0, which is their mean."""
+    """Set random frames and bands to 0, the mean of standardized features."""
     for axis, share in enumerate((_MASKED_TIME, _MASKED_BANDS)):
         size = draw.integers(0, int(share * frames.shape[axis]) + 1)
         first = draw.integers(0, frames.shape[axis] - size + 1)

@@ -19,9 +19,9 @@ class Batch(NamedTuple):
         weights: the weight of each target (float32), shaped like the leading axes of targets, 0 at padding;
             None if all are 1.
         carry: whether the sequences continue those of the previous batch, starting from its final states.
-        terms: the divisor of the summed loss of this process's rows: the weighted number of targets of the batch in
-            all processes, divided by the number of processes. The mean of the quotients over all processes is then the
-            mean loss of the whole batch.
+        terms: the divisor of the summed loss of this process's sequences: the weighted number of targets of the batch
+            in all processes, divided by the number of processes. The mean of the quotients over all processes is then
+            the mean loss of the whole batch.
         branches: the number of final steps that run in parallel, each from the state before the first of them, instead
             of one after another.
     """

@@ -16,13 +16,13 @@ _JITTER = 0.05
 
 
 class Buckets:
-    """Batches of sequences of similar length; `len(buckets)` batches make an epoch that has each sequence once.
+    """Batches of sequences of similar length; an epoch of `len(buckets)` batches contains each sequence once.
 
     The batch of a step depends only on the step and the arguments, so a resumed run continues with the same batches.
-    Each epoch shuffles the order of batches, and which sequences of about equal length (5%) share a batch. Rows are
-    sorted by decreasing length within a batch.
+    Each epoch shuffles the batches and regroups sequences whose lengths differ by up to about 5%. Sequences are sorted
+    by decreasing length within a batch.
 
-    An epoch has as few batches as `batch` allows; their sizes differ by at most one row.
+    An epoch has as few batches as `batch` allows; their sizes differ by at most one sequence.
 
     Attributes:
         sequences: the sequences.
@@ -35,16 +35,16 @@ class Buckets:
 
         Args:
             sequences: the sequences to batch.
-            batch: the maximum batch size, summed over all processes. If that would leave a process without a row,
-                batches have up to `2 * ranks - 1` rows instead.
+            batch: the maximum batch size, summed over all processes. If that would leave a process without a
+                sequence, batches have up to `2 * ranks - 1` sequences instead.
             seed: the seed of the shuffles.
-            rank: the rank of this process, which gets rows `[rank::ranks]` of each batch.
+            rank: the rank of this process, which receives sequences `[rank::ranks]` of each batch.
             ranks: the number of processes.
             shuffle: whether to shuffle; otherwise all epochs have the same batches, from the shortest sequences to the
                 longest.
 
         Raises:
-            DataError: if batch is not positive, or there are fewer rows than processes.
+            DataError: if batch is not positive, or there are fewer sequences than processes.
         """
         if batch < 1:
             raise DataError(f"batch must be a positive integer, got {batch}.")
@@ -78,7 +78,7 @@ class Buckets:
             step: the step, counted from 0 over all epochs.
 
         Returns:
-            This process's rows of the batch, zero-padded to the longest of them.
+            This process's sequences of the batch, zero-padded to the longest of them.
         """
         members = self._members(step)
         rows = members[self._rank :: self._ranks]

@@ -1,4 +1,4 @@
-"""The cache of token ids and vocabularies.
+"""Cache token ids, audio samples and vocabularies.
 
 Everything in the cache can be recomputed. It may be deleted at any time, even while a run reads from it.
 Entries are written atomically.
@@ -39,7 +39,7 @@ def cache_directory() -> Path:
 
 
 def load_text(directory: Path, name: str) -> str | None:
-    """Return the text that `store_text` stored under a name; None if absent."""
+    """Return the text that `store_text` stored under a name, or None if absent."""
     with suppress(OSError, UnicodeDecodeError):
         return (directory / name).read_text(encoding="utf-8")
     return None
@@ -52,7 +52,7 @@ def store_text(directory: Path, name: str, text: str) -> None:
 
 
 def load_ids(directory: Path, key: str, dtype: IdType) -> tuple[Ids, dict[str, int]] | None:
-    """Return the ids stored under a key as a memory map, and their counts; None if absent."""
+    """Return the ids stored under a key as a memory map, and their counts; or None if absent."""
     path = directory / f"{key}.ids"
     try:
         about = json.loads(load_text(directory, f"{key}.json") or "null")
@@ -124,7 +124,7 @@ def _is_writable(directory: Path) -> bool:
 
 
 def _remove_left_over(directory: Path) -> None:
-    """Remove files that killed runs left more than a day ago."""
+    """Remove temporary files of killed runs that are more than a day old."""
     for path in directory.glob("*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _DAY:

@@ -1,8 +1,7 @@
-"""Encode text: the vocabulary, the parts for training, validation and test, and their counts.
+"""Encode text for training: build the vocabulary, and split the text into training, validation and test parts.
 
-The ids are written once to a file in the cache, in a pass of bounded memory, and memory-mapped from
-there. Cache entries are identified by the text's digest, so an entry serves the same text under another
-name and is never used for a changed text.
+The ids are written to a cache file in one pass, with bounded memory use, and memory-mapped from there. Cache
+keys are derived from the text's digest, so a renamed text reuses its entries, and a changed text doesn't.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from throughtime.data.vocabulary import (
 from throughtime.errors import DataError
 from throughtime.spelling import option
 
-_FORMAT = 1  # of cache entries; increment it to invalidate them
+_FORMAT = 1  # the version of cache entries; increment it to invalidate them
 _LONGEST_WORD = 1000  # the number of characters to search for the end of a word
 
 
@@ -71,7 +70,7 @@ class Corpus:
         name: the name of the text in reports.
         vocabulary: the vocabulary; built from the training part only, unless it was given.
         train: the training part.
-        valid: the held-out part that selects the weights.
+        valid: the held-out part used to select the best weights.
         test: the test part, if a text was given for it.
     """
 

@@ -15,7 +15,7 @@ KINDS = ("pandas", "polars", "array")
 
 
 def kind_of(data: Any) -> str:
-    """Return the kind of data, one of `KINDS`.
+    """Return the kind of a data frame or an array, one of `KINDS`.
 
     Raises:
         DataError: if the data are of another type.
@@ -34,11 +34,11 @@ def table_of(data: Any, name: str, *, time: str, target: str) -> Table:
     Args:
         data: a pandas or polars data frame, or numbers `[T]` or `[T, series]` with a column per series.
         name: the name of the data in messages.
-        time: the column name for the index of a pandas data frame, if it holds times.
+        time: the column name for the index of a pandas data frame, if it contains times.
         target: the column name for an array, numbered if there are several columns.
 
     Raises:
-        DataError: if the data are of another type, have no rows, or are an array that doesn't hold numbers.
+        DataError: if the data are of another type, have no rows, or are a non-numeric array.
     """
     import polars
 

@@ -17,7 +17,7 @@ from throughtime.paths import display_path
 from throughtime.spelling import option
 
 Knobs = Mapping[str, Sequence[float]]
-"""Settings by knob name: one value per pair of sounds, or one for all pairs."""
+"""The settings by knob name: one value per pair of sounds, or one for all pairs."""
 
 TABLE = "knobs.csv"
 """The table in a directory with dry and wet sounds; it has a column `file` and one column per knob."""

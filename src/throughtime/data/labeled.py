@@ -1,4 +1,4 @@
-"""Sequences with one label each, from directories of text and from tables."""
+"""Read sequences with one label each from directories of text and from tables."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _texts_of(paths: list[Path]) -> list[Path]:
 
 
 def _kinds(entries: list[Path]) -> str:
-    """Describe the types of files found instead."""
+    """Describe the file types found instead, for an error message."""
     found = sorted({path.suffix.lower() for path in entries if path.is_file() and path.suffix})
     return f" (it has {', '.join(found)} files)" if found else ""
 

@@ -1,4 +1,4 @@
-"""Sounds with one label each, read from directories per label or from file names."""
+"""Find sounds with one label each, read from directory names or file names."""
 
 from __future__ import annotations
 

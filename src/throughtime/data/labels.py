@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from throughtime.errors import DataError, nearest
 
-_SHOWN = 20  # labels to list in a message, at most
+_SHOWN = 20  # the maximum number of labels to list in a message
 
 
 @dataclass(frozen=True)

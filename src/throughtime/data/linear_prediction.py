@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _CHUNK = 1 << 14  # samples to process at a time
-_RIDGE = 1e-9  # relative to the energy, so that silence and pure tones have a solution
+_RIDGE = 1e-9  # relative to the energy; keeps the equations solvable for silence and pure tones
 
 
 def fit_predictor(blocks: Callable[[], Sequence[Array]], order: int) -> Array:
-    """Fit the least-squares prediction of a sample from the samples before it.
+    """Fit a least-squares predictor of a sample from the samples before it.
 
     Args:
         blocks: a function that returns independent excerpts of the signal, each `[n]`.
@@ -35,7 +35,8 @@ def fit_predictor(blocks: Callable[[], Sequence[Array]], order: int) -> Array:
 def lagged(signal: Array, order: int) -> tuple[Array, Array]:
     """Return a linear predictor's inputs, the `order` previous samples `[n - 1, order]`, and its targets `[n - 1]`.
 
-    The latest sample comes first. The signal is padded with silence at the start, and its first sample is not a target.
+    Each row of inputs starts with the latest sample. The signal is padded with silence at the start, and its first
+    sample is not a target.
     """
     padded = np.concatenate([np.zeros(order - 1), signal])
     past = np.lib.stride_tricks.sliding_window_view(padded[:-1], order)[:, ::-1]

@@ -8,7 +8,7 @@ from throughtime.data.text import read_text
 
 
 def read_whole(path: Path, encoding_errors: str = "strict") -> str:
-    """Return the text of a file, `""` if it is empty.
+    """Return the text of a file, or `""` if it is empty.
 
     Args:
         path: a UTF-8 file.

@@ -23,7 +23,7 @@ _AT_ONCE = 4096  # windows to transform at a time
 
 @dataclass(frozen=True, eq=False)
 class LogMel:
-    """Logarithms of the energies in mel bands, each standardized.
+    """Standardized logarithms of mel-band energies.
 
     Frames use a Hann window; mel(f) = 2595 log10(1 + f / 700), with triangular bands from 0 to half the sampling rate,
     as in HTK (Young et al. 2002).

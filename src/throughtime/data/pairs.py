@@ -22,13 +22,13 @@ from throughtime.spelling import counted, option
 
 LATENCY = 0.1  # the maximum latency to align, in seconds
 MARGIN = 2  # samples of latency left in place: a network can delay its output, but can't look ahead
-_WHITENING = 1e-3  # relative to the mean power: weaker frequencies say little about the latency
-_SEARCHED = 1.0  # seconds of latency to search, to report how far off a pair is
+_WHITENING = 1e-3  # relative to the mean power; weaker frequencies carry little information about the latency
+_SEARCHED = 1.0  # seconds of latency to search, so that messages can report a latency that is too large to align
 _COMPARED = 60  # seconds of a pair to compare
 _DIFFERENCE = 1.0  # the maximum difference in length within a pair, in seconds
 _RELATED = 0.1  # the minimum correlation of a matching pair
-_MAX_NOTES = 4  # notes on pairs to show
-_FORMAT = 1  # of cache entries; increment it when their content changes
+_MAX_NOTES = 4  # the maximum number of notes on pairs to show
+_FORMAT = 1  # the version of cache entries; increment it when their content changes
 
 Progress = Callable[[str, int, int], None]
 
@@ -110,7 +110,7 @@ def find_pairs(paths: Sequence[str | Path], knobs: Knobs | None = None) -> list[
 
 
 def _files(given: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Return the files of pairs, given paths of files or of two directories."""
+    """Return the dry and wet files of pairs, given their paths or those of two directories."""
     if len(given) % 2 or not given:
         raise DataError(f"pairs need two files or two directories each, dry and wet; got {counted(len(given), 'path')}")
     for path in given:
@@ -275,7 +275,7 @@ def _start(recording: Recording, waveform: Waveform, count: int) -> NDArray[np.f
 
 
 def _joined(dry: Recording, wet: Recording, waveform: Waveform, latency: int) -> Iterator[Any]:
-    """Yield interleaved samples of both sides, without the start of the later one."""
+    """Yield interleaved dry and wet samples, skipping the start of the delayed side."""
     sides = [_after(dry.blocks(waveform), max(0, -latency)), _after(wet.blocks(waveform), max(0, latency))]
     left = [np.zeros(0, np.float32)] * 2
     whole = 0

@@ -95,7 +95,7 @@ def read_rolls(
     Args:
         paths: see `read_pieces`.
         step: the length of a step of MIDI files in beats.
-        seed: the seed of the split, if the data have none of their own.
+        seed: the seed of the random split, if the data have no split.
         share: the fraction of pieces for each of validation and test (at least one), if the data have no split.
         valid: other data to validate on: their validation part, or all pieces if they have no split.
         test: other data to test on, in the same way.
@@ -159,7 +159,7 @@ def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25)
 def _with_missing_parts(
     name: str, rolls: list[Roll], wanted: Sequence[str], seed: int, share: float
 ) -> dict[str, list[Roll]]:
-    """Split pieces into the training part and the missing parts."""
+    """Split pieces into a training part and the missing parts."""
     if len(rolls) <= len(wanted):
         verbs = ["train", *("validate" if part == "valid" else part for part in wanted[::-1])]
         purposes = f"{', '.join(verbs[:-1])} and {verbs[-1]}"

@@ -1,4 +1,4 @@
-"""Find the season of time series, and the error of repeating it."""
+"""Detect the season of time series, and measure the error of the seasonal naive forecast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEASONED = 20_000
 
 
 def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
-    """Find the lag at which values repeat best, among candidates or, if there are none, among all lags up to 400.
+    """Return the lag at which values repeat best, among candidates or, if there are none, among lags from 2 to 400.
 
     Args:
         parts: the values of each series; NaN is ignored.
@@ -63,7 +63,7 @@ def block_mean(of: Callable[..., Array], *arrays: Array) -> float:
 def seasonal_error(part: Array, season: int, factor: float = 1.0) -> float:
     """Return the mean absolute difference of values a season apart, divided by a factor.
 
-    NaN is ignored. The result is 1 if there are no differences.
+    NaN is ignored. The result is 1 if all differences are 0 or there are none.
     """
     found = _apart(part, season) / factor
-    return found if found > 0 else 1.0  # also for NaN
+    return found if found > 0 else 1.0  # NaN > 0 is False

@@ -18,8 +18,8 @@ class Segments:
     """Training batches of signals `[n, inputs + targets]`.
 
     A batch is one window of several segments. The state is carried between the windows of a segment. Before the first
-    window, the network runs for some steps without a loss, so that the state settles. Each epoch has a different order
-    of segments. A batch depends only on its step, so a run can be resumed at any step.
+    window, the network runs for some steps without a loss, so that the state settles. Each epoch shuffles the
+    segments. A batch depends only on its step, so a run can be resumed at any step.
 
     Args:
         signals: the signals; the last column is the target.
@@ -33,7 +33,8 @@ class Segments:
         ranks: the number of processes.
 
     Raises:
-        DataError: if the signals are too short.
+        DataError: if the signals are too short, there are fewer segments than `batch`, or `batch` is not a multiple of
+            `ranks`.
     """
 
     def __init__(

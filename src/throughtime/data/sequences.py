@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Sequences of any lengths, each with one target or a target per step.
+    """Sequences of any length, each with one target or one target per step.
 
     Attributes:
         inputs: for each sequence, its token ids `[T]` (int64) or features `[T, F]` (float32).

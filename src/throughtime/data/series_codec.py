@@ -18,7 +18,7 @@ from throughtime.spelling import option
 
 Array = NDArray[Any]
 
-_MAX_IDENTIFIED = 1000  # series, each of which widens the network's input
+_MAX_IDENTIFIED = 1000  # the maximum number of series to identify; each adds an input feature
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scale:
 
     @classmethod
     def fit(cls, values: Array, how: Scaling = "standard") -> Self:
-        """Fit the scale of numbers; NaN is ignored, and constant numbers have a factor of 1.
+        """Fit a scale to numbers; NaN is ignored, and constant numbers have a factor of 1.
 
         Args:
             values: the numbers `[n]`.
@@ -73,7 +73,7 @@ class Encoded:
         lengths: the number of rows of each series up to its last target `[S]`.
         offsets: the index of each series' first row in the flat arrays `[S]`.
         values: the targets `[N]` (float32), 0 where missing.
-        observed: where there is a target `[N]` (bool).
+        observed: whether there is a target `[N]` (bool).
         past: the past covariates `[N, P]` (float32).
         future: the future covariates `[N, F]` (float32), 0 where missing.
         known: the number of rows with future covariates in each series `[S]`.
@@ -110,7 +110,7 @@ class SeriesCodec:
         context: the number of rows a forecast looks back.
         segment: the number of rows per step of the network.
         masked: whether the network reads a mask of missing values.
-        identified: whether the network reads which series it forecasts, as a one-hot static covariate.
+        identified: whether the network reads the series' identity, as a one-hot static covariate.
         cycles: the periods of the calendar features.
     """
 
@@ -273,7 +273,7 @@ def fit_codec(
         scaling: the scaling of targets (see `Scale.fit`).
         season: the length of a season in steps; detected if None.
         context, segment: see `SeriesCodec`.
-        identify: whether the network reads which series it forecasts.
+        identify: whether the network reads the series' identity.
         calendar: whether to use calendar features.
 
     Raises:

@@ -42,7 +42,7 @@ def split(
         targets: label ids, an integer array `[N]`, for a split in which each label has about the same fraction on both
             sides; anything else with one item per sequence is split at random.
         groups: the group of each sequence, so that each group is on one side; or None.
-        share: the fraction of the validation side, between 0 and 1. With groups and labels, it is about
+        share: the fraction to hold out for validation, between 0 and 1. With groups and labels, it is about
             `1 / round(1 / share)`.
         seed: the seed of the shuffle.
         names: the labels, for messages; their ids if None.
@@ -51,7 +51,8 @@ def split(
         The sides. A label with only one sequence or group is on the training side, and a note names it.
 
     Raises:
-        DataError: if share is not between 0 and 1, a label has no sequence, or there is too little to split.
+        DataError: if share is not between 0 and 1, a label has no sequence, or there are too few sequences or
+            groups to split.
     """
     count = len(targets)
     if not 0 < share < 1:
@@ -95,7 +96,7 @@ def split(
 
 
 def _random_blocks(blocks: Indices, share: float, seed: int) -> Indices:
-    """Draw whole blocks at random, as close to the fraction as possible."""
+    """Draw whole blocks at random until the number of sequences is as close to the fraction as possible."""
     sizes = np.bincount(blocks)
     order = np.random.default_rng(seed).permutation(len(sizes))
     total = np.cumsum(sizes[order])
@@ -124,7 +125,8 @@ def _stratified_groups(ids: Indices, blocks: Indices, share: float, seed: int) -
     labels = len(np.unique(ids))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about labels with fewer sequences than folds; we use one fold
+        # Only one fold is used, so a label may have fewer sequences than there are folds.
+        warnings.simplefilter("ignore", UserWarning)
         for rest, fold in splitter.split(ids, ids, blocks):
             train, valid = (rest, fold) if small else (fold, rest)
             if len(valid) and len(np.unique(ids[train])) == labels:

@@ -15,12 +15,12 @@ from throughtime.spelling import option
 
 
 class Streams:
-    """A text as windows of parallel streams: `streams[k]` is window k, and `len` is their number.
+    """A text as windows of parallel streams: `streams[k]` is window k of `len(streams)`.
 
     The target of each step is the next token; the last target of a stream is the first input of the
     next, so every token except the text's first is a target exactly once. Up to `batch` - 1 tokens at
     the end, which don't fill a step of all streams, are dropped. The last window is shorter if the
-    window length doesn't divide the streams.
+    window length doesn't divide the length of the streams.
 
     A window depends only on its index, so a run can start at any window. Ids are read from the file
     as needed.
@@ -31,13 +31,13 @@ class Streams:
     """
 
     def __init__(self, ids: Ids, batch: int, window: int, rank: int = 0, ranks: int = 1) -> None:
-        """Lay out token ids.
+        """Lay out token ids as parallel streams.
 
         Args:
             ids: the token ids `[tokens]`.
             batch: the number of streams, summed over all processes.
             window: the number of steps per window.
-            rank: the rank of this process, which gets its part of the streams.
+            rank: the rank of this process, which processes its share of the streams.
             ranks: the number of processes.
 
         Raises:

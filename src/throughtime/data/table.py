@@ -47,7 +47,7 @@ class Table:
         return int(self.frame.height)
 
     def check(self, column: str, keyword: str) -> None:
-        """Check that a column exists, given the option that names it.
+        """Check that a column exists; the message names the option `keyword`.
 
         Raises:
             DataError: if it doesn't exist.
@@ -252,7 +252,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
         raise DataError(f"{name} is empty; expected a table with a header.") from None
     except (polars.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
-        if "more fields" in reason:  # polars suggests an argument that our users can't set
+        if "more fields" in reason:  # polars suggests an argument that users of this package can't set
             reason = "a row has more cells than the header has columns; quote cells that contain the separator."
         raise DataError(f"{name} is not a readable {kind} table: {reason}") from None
     if frame.height == 0:

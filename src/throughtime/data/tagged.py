@@ -60,7 +60,7 @@ def read_tagged(
             blank line between sequences (the CoNLL format; `-DOCSTART-` lines are skipped). Or tables (.csv, .parquet)
             with a row per token. A .tsv file is a table if the columns are given by name.
         token_column: the token column: its number, counted from 0 or from the end as -1, or its name in a table.
-        tag_column: the tag column, in the same way; None if tags are not needed, in which case each tag is "".
+        tag_column: the tag column, specified likewise; None if tags are not needed, in which case each tag is "".
         sentence_column: the table column that identifies sequences. A row with a blank cell continues the sequence
             above.
         encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.

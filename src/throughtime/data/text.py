@@ -1,6 +1,6 @@
-r"""Read text files in pieces of bounded size, decoding and checking them on the way.
+r"""Read text files in pieces of bounded size, decoding and checking the text.
 
-Several files are one text, concatenated in the given order. The text is UTF-8; a byte order mark is
+Several files form one text, concatenated in the given order. The text is UTF-8; a byte order mark is
 dropped, and Windows and classic Mac line ends become "\n", as when Python reads text. No more than one
 piece of the text is in memory at a time.
 """
@@ -26,7 +26,7 @@ from throughtime.paths import display_path, missing
 from throughtime.spelling import setting
 
 Progress = Callable[[str, int, int], None]
-"""Called with the current activity, the amount done, and the total."""
+"""A callback that receives the current activity, the amount done, and the total."""
 
 ENCODING_ERRORS = ("strict", "replace")
 DEFAULT_NAME = "Python's documentation (pydoc_data.topics)"
@@ -183,7 +183,7 @@ def _file(path: Path) -> Source:
 
 
 def _copied(name: str, stream: IO[bytes]) -> Source:
-    """Copy a stream that can be read only once, because texts are read several times."""
+    """Copy a stream to a temporary file, because texts are read several times and a stream can be read only once."""
     with tempfile.TemporaryFile() as copy:
         shutil.copyfileobj(stream, copy)
         size = copy.tell()
@@ -193,7 +193,7 @@ def _copied(name: str, stream: IO[bytes]) -> Source:
         os.lseek(descriptor, 0, os.SEEK_SET)
         return os.fdopen(os.dup(descriptor), "rb")
 
-    weakref.finalize(reopen, os.close, descriptor)  # keeps the copy as long as the source
+    weakref.finalize(reopen, os.close, descriptor)  # the copy exists as long as the source
     return Source(name, size, reopen)
 
 

@@ -19,7 +19,7 @@ _WEEK = 7 * _DAY
 _YEAR = 31_556_952 * _SECOND  # the mean Gregorian year
 _FIXED = {"us": 1, "ms": 1000, "s": _SECOND, "min": 60 * _SECOND, "h": 3600 * _SECOND, "d": _DAY, "w": _WEEK}
 _MONTHS = {"mo": 1, "q": 3, "y": 12}
-_MONDAY = 4 * _DAY  # 1970-01-05
+_MONDAY = 4 * _DAY  # 1970-01-05, a Monday
 
 Integers = NDArray[np.int64]
 
@@ -33,7 +33,7 @@ class Timeline:
         step: the interval between timestamps, in units.
         phase: the remainder of all timestamps modulo the step, in units.
         day: for months, the day of the month (in microseconds from its start), or -1 for the last day of the month.
-        zoned: whether the timestamps are in UTC because the table's have an offset or a time zone.
+        zoned: whether the timestamps are in UTC because those of the table have an offset or a time zone.
     """
 
     unit: Literal["us", "month", "number"]
@@ -211,7 +211,7 @@ class Timeline:
         return text.removesuffix(" 00:00:00") if dates else text + "+00:00" * self.zoned
 
     def parsed(self, labels: Sequence[str]) -> Any:
-        """Parse labels (see `label`) to an array of integers, or of datetimes, which are in UTC if zoned."""
+        """Parse labels (see `label`) into an array of integers, or of datetimes, which are in UTC if zoned."""
         if self.unit == "number":
             return np.array(labels, np.int64)
         return np.array([text.removesuffix("+00:00") for text in labels], "datetime64[us]")
@@ -224,7 +224,7 @@ class Timeline:
         return tuple(p // self.step for p in periods if p % self.step == 0 and 1 < p // self.step <= 2000)
 
     def cycles(self, steps: int) -> tuple[int, ...]:
-        """Return the periods of the calendar features, in units; only those that the data span at least twice.
+        """Return the periods of the calendar features, in units, that the data span at least twice.
 
         Args:
             steps: the number of steps that the training data span.
@@ -245,7 +245,7 @@ class Timeline:
         return np.stack(found, -1).astype(np.float32)
 
     def to_data(self) -> dict[str, Any]:
-        """Return the timeline as plain data."""
+        """Convert to JSON-compatible data (see `of_data`)."""
         return asdict(self)
 
     @classmethod

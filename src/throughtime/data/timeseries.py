@@ -254,7 +254,7 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
 
 
 def joined(tables: Sequence[Table], columns: Columns) -> Table:
-    """Concatenate tables; a row of a later table replaces a row with the same time and series.
+    """Concatenate tables; a row of a later table replaces an earlier row of the same time and series.
 
     Args:
         tables: the tables; each must have all columns.
@@ -286,7 +286,7 @@ def joined(tables: Sequence[Table], columns: Columns) -> Table:
     if columns.time:
         keys = [columns.time, *([columns.id] if columns.id else [])]
         counts = [frame.select(keys).is_duplicated().any() for frame in frames]
-        if not any(counts):  # duplicate times within a table are reported by series_of
+        if not any(counts):  # series_of reports duplicate times within a table
             frame = frame.unique(keys, keep="last", maintain_order=True)
     return Table(name, frame)
 

@@ -14,7 +14,7 @@ from throughtime.spelling import option
 UNKNOWN = "<unk>"
 LINE_END = "<eos>"
 
-# Splits plain text into parts whose concatenation is the text again: a line end; a word with an
+# Splits plain text into parts whose concatenation is the text: a line end; a word with an
 # inner apostrophe, or a (repeated) punctuation mark, each with one preceding space; other white
 # space. The bounds keep a "word" of a megabyte (a gene, a hash) from becoming one token.
 _PLAIN = r"\n| ?\w{1,64}(?:['’]\w{1,64})?| ?([^\w\s])\1{0,63}|[^\S\n]{1,64}(?!\S)|[^\S\n]"
@@ -24,7 +24,7 @@ _BATCH = 64  # blocks to pass to the library's threads at a time
 
 
 class TokenVocabulary(Vocabulary):
-    """A vocabulary of words or byte pairs, based on a tokenizer of the library.
+    """A vocabulary of words or byte pairs, based on a tokenizer of the `tokenizers` library.
 
     Plain words include the preceding space, so decoding restores the text (except for unknown words).
     Words of a tokenized text are decoded with a space after each, and `<eos>` as a line end. Byte

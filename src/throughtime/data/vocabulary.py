@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
 
 class Decoder:
-    """Decode token ids to text incrementally; an incomplete multi-byte character is held back."""
+    """An incremental decoder from token ids to text, which holds back incomplete multi-byte characters."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces
@@ -69,7 +69,7 @@ class Vocabulary(ABC):
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """The smallest dtype that holds every id."""
+        """The smallest dtype that can represent every id."""
         return np.dtype(self._dtype)
 
     @property

@@ -49,7 +49,7 @@ class Waveform:
 
 @dataclass(frozen=True)
 class Quantization(ABC):
-    """Samples quantized to levels, whose numbers are a network's token ids. Stereo channels are interleaved.
+    """Samples quantized to levels, whose indices are a network's token ids. Stereo channels are interleaved.
 
     Attributes:
         waveform: the sampling rate and channels.
@@ -70,7 +70,7 @@ class Quantization(ABC):
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """The smallest dtype that holds every level."""
+        """The smallest dtype that can represent every level."""
         return np.dtype(np.uint8 if self.levels <= 256 else np.uint16)
 
     @property

@@ -17,7 +17,7 @@ from throughtime.errors import DataError
 
 Array = NDArray[Any]
 
-_ONE_HOT = 64  # horizons of up to this many steps have one-hot position codes, longer ones sines and cosines
+_ONE_HOT = 64  # the maximum number of steps of a horizon with one-hot position codes; longer ones use sines and cosines
 _WAVES = 16
 
 
@@ -26,7 +26,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         steps: the inputs `[n + m, B, features]` (float32): n steps of context, then m of the horizon; recursive windows
-            have one step fewer. Values after the origin are included only on request.
+            have one step fewer. Their values after the origin are 0 unless requested.
         last: the last value before the origin `[B]`, at the series' common scale.
     """
 
@@ -42,8 +42,8 @@ class Windows:
     direct windows, the network first reads the context, then position codes of the horizon along with its known
     covariates and calendar features, and outputs the horizon at those steps. With parallel windows, each of these steps
     continues from the state after the context instead of from the previous step. With recursive windows, each step
-    reads the values of one segment along with the known covariates of the next, and outputs the next segment. The
-    network reads the true values of the horizon in training, and its own forecasts otherwise.
+    reads the values of one segment along with the known covariates of the next, and outputs the next segment. In
+    the horizon, these values are the true ones in training and the network's own forecasts otherwise.
 
     Attributes:
         data: the series.
@@ -196,7 +196,10 @@ class Windows:
         return self.data.values[rows], self.data.observed[rows]
 
     def contexts(self, windows: Integers, count: int) -> NDArray[np.float32]:
-        """Return the last `count` values before the origin `[B, count]`, with gaps filled by the previous value."""
+        """Return the last `count` values before the origin `[B, count]`, with gaps filled.
+
+        A gap is filled with the previous value, or at the start with the first value.
+        """
         series, origins = self.where(windows)
         rows = (self.data.offsets[series] + origins)[:, None] + np.arange(-count, 0)
         values: NDArray[np.float32] = self.data.values[rows]
@@ -241,7 +244,7 @@ class Windows:
 
 
 class WindowBatches:
-    """Batches of windows, reshuffled every epoch or in order.
+    """Batches of windows, either reshuffled every epoch or in order.
 
     Args:
         windows: the windows.

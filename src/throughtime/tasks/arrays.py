@@ -54,12 +54,12 @@ class ArrayTask(SequenceTask):
     target_codec: ClassVar[type] = type(None)
 
     def data(self, inputs: Sequence[Array], targets: Array, share: float, seed: int) -> Data[Sequences]:
-        """Split arrays and scale them by the training part.
+        """Split arrays into training and validation data, and scale them with statistics of the training part.
 
         Args:
             inputs: one array `[time, features]` per sequence.
             targets: class ids `[N]`, or values `[N, targets]`.
-            share: the fraction of sequences to validate on.
+            share: the fraction of sequences to hold out for validation.
             seed: the seed of the split.
 
         Returns:

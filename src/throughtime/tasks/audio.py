@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 _QUANTIZATIONS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
-_HELD_OUT = 0.1  # the fraction of a single recording
+_HELD_OUT = 0.1  # the fraction of a single recording to hold out
 _BLOCK = 1 << 14  # samples to predict or draw at a time
-_SECONDS = 3  # the default length of a generated sound
+_SECONDS = 3  # the default length of a generated sound, in seconds
 
 
 class AudioTask(StreamTask[Audio]):
@@ -55,7 +55,7 @@ class AudioTask(StreamTask[Audio]):
 
     @classmethod
     def detect(cls, options: Mapping[str, Any]) -> str:
-        """Detect sound files and directories that contain sound files."""
+        """See `Task.detect`; matches sound files and directories that contain sound files."""
         paths = options.get("data") or ()
         return "sound files" if are_sounds([paths] if isinstance(paths, str | Path) else list(paths)) else ""
 
@@ -156,14 +156,17 @@ class AudioTask(StreamTask[Audio]):
         return Prediction(("sample", "bits", "prediction"), rows())
 
     def default_length(self, codecs: Codecs) -> int:
-        """Return the length of 3 seconds of sound."""
+        """Return the number of samples in 3 seconds of sound, summed over channels."""
         waveform = codecs.inputs.waveform
         return int(_SECONDS * waveform.rate * waveform.channels)
 
     def sample(
         self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = ""
     ) -> Iterator[NDArray[np.float32]]:
-        """Continue a sound file, or silence, in blocks `[n, channels]`; the length is summed over channels."""
+        """Continue a sound file or silence, and yield the continuation in blocks `[n, channels]`.
+
+        The requested length is the number of samples summed over channels.
+        """
         from throughtime.streaming import Stream
 
         codec: Quantization = codecs.inputs

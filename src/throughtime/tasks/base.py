@@ -29,7 +29,7 @@ Figures = dict[str, float]
 """Measured values by name."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with the current activity, the amount done, and the total."""
+"""A callback that receives the current activity, the amount done, and the total."""
 
 S = TypeVar("S")
 
@@ -42,7 +42,7 @@ class Data(Generic[S]):
         name: the name of the data in reports.
         codecs: the codecs, fitted to the training part only.
         train: the training data.
-        valid: held-out data that select the best weights.
+        valid: held-out data used to select the best weights.
         test: data held out until the end, if any.
         digest: a hash of the data; a run can only be resumed on data with the same digest.
         counts: the sizes of "train", "valid" and "test", and any other counts that the task reports.
@@ -122,7 +122,7 @@ class Task(ABC, Generic[S]):
         Options: the class of its options, with its defaults of network and training options.
         unit: the unit that the loss is averaged over, such as "character".
         measure: the unit of the loss in reports.
-        monitor: the metric that selects the best weights.
+        monitor: the metric used to select the best weights.
         maximize: whether a larger value of `monitor` is better.
         next_commands: commands to suggest after training; {} becomes the run's directory and DATA its training data.
         baseline_rows: the number of rows to print for each baseline.
@@ -166,7 +166,7 @@ class Task(ABC, Generic[S]):
 
     @classmethod
     def required_of(cls, run: Run, what: str) -> Self:
-        """Return the task of a run, checked to be an instance of this class.
+        """Return the task of a run, which must be an instance of this class.
 
         Args:
             run: the run.
@@ -275,7 +275,7 @@ class Task(ABC, Generic[S]):
         """
 
     def fitting_batch(self, data: Data[S], batch: int, ranks: int) -> int:
-        """Return the batch size to train with: the requested one, or a smaller one if there is too little data.
+        """Return the requested batch size, or a smaller one if there is too little data.
 
         Raises:
             DataError: if there is too little data for any batch size.
@@ -330,7 +330,7 @@ class Task(ABC, Generic[S]):
         return {}
 
     def calibrate(self, model: SequenceModel, data: Data[S], terms: int | None = None) -> Mapping[str, Any]:
-        """Fit corrections to the trained network's predictions, as plain data for `model.task.calibration`.
+        """Fit corrections to the trained network's predictions and return plain data for `model.task.calibration`.
 
         Args:
             model: the trained network.
@@ -340,7 +340,7 @@ class Task(ABC, Generic[S]):
         return {}
 
     def baselines(self, data: Data[S]) -> Mapping[str, Any]:
-        """Fit baselines to compare the network with, as plain data."""
+        """Fit baselines to compare the network with, and return them as plain data."""
         return {}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: S, codecs: Codecs) -> dict[str, Figures]:
@@ -353,7 +353,7 @@ class Task(ABC, Generic[S]):
         return self.monitor, self.maximize
 
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return metrics formatted for people, as pairs of a label and a text."""
+        """Return (label, text) pairs that show the metrics in readable form."""
         return [(name.replace("_", " "), f"{value:,.4f}") for name, value in figures.items() if value is not None]
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:

@@ -56,7 +56,7 @@ class Classify(SequenceTask):
 
     @classmethod
     def detect(cls, options: Mapping[str, Any]) -> str:
-        """Detect a label column, or a folder that contains only folders."""
+        """See `Task.detect`; matches a label column or pattern, or a folder that contains only folders."""
         if options.get("label"):
             return f"{option('label')} is set"
         if options.get("label_pattern"):
@@ -315,8 +315,8 @@ class Classify(SequenceTask):
 
 
 def _with_gaps(scaler: Scaler, series: Sequence[NDArray[np.float64]]) -> Scaler:
-    """Return the scaler with the last feature, the time since the previous row, divided by its mean instead."""
-    gaps = np.concatenate([values[1:, -1] for values in series])  # a sequence's first row has no gap
+    """Return a scaler that divides the last feature, the time since the previous row, by its mean instead."""
+    gaps = np.concatenate([values[1:, -1] for values in series])  # a sequence's first row has no previous row
     mean, scale = scaler.mean.copy(), scaler.scale.copy()
     mean[-1], scale[-1] = 0.0, gaps.mean() if len(gaps) else 1.0
     return Scaler(mean, scale)
@@ -328,7 +328,7 @@ def _numeric(codecs: Codecs) -> bool:
 
 
 class _Texts(Sequence[str]):
-    """The text that a report shows for each sequence, or its name if it consists of numbers."""
+    """The text that a report shows for each sequence; the name of a numeric sequence."""
 
     def __init__(self, part: Sequences, codecs: Codecs) -> None:
         self._part, self._codecs = part, codecs

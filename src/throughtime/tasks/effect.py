@@ -55,7 +55,7 @@ class Effect(Task[Pairs]):
 
     @classmethod
     def detect(cls, options: Mapping[str, Any]) -> str:
-        """Detect pairs."""
+        """See `Task.detect`; matches if the option `paired` is set."""
         return "pairs of dry and wet sounds" if options.get("paired") else ""
 
     @property
@@ -159,7 +159,7 @@ class Effect(Task[Pairs]):
         return {**found, "mae_db": 20 * math.log10(max(figures["mae"], 1e-10)), "samples": int(figures["terms"])}
 
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
-        """Return how many seconds of sound `Stream` computes per second on one core, in blocks of 64 samples."""
+        """Return the seconds of sound that `Stream` processes per second on one core, in blocks of 64 samples."""
         from throughtime.streaming import Stream
 
         device: DeviceInput = codecs.inputs
@@ -222,7 +222,7 @@ class Effect(Task[Pairs]):
         return found
 
     def predict(self, model: SequenceModel, part: Pairs, codecs: Codecs) -> Prediction:
-        """Predict the wet sample for each dry sample, one row each."""
+        """Predict the wet sample for each dry sample, one per row."""
         from throughtime.streaming import Stream
 
         def rows() -> Iterator[list[float]]:
@@ -292,7 +292,7 @@ class Effect(Task[Pairs]):
         window = max(1, round(WINDOW * part.rate))
         energy = means(np.square(wet[:, 0], dtype=np.float64), window)
         error = means(np.square(wet[:, 0] - found), window)
-        # In windows 60 dB below the loudest, the ratio to almost nothing would be meaningless.
+        # In windows 60 dB below the loudest, the target's energy is almost 0, so the ratio would be meaningless.
         audible = energy > 1e-6 * energy.max()
         ratio = np.where(audible, 10 * np.log10(np.maximum(error, 1e-12) / np.maximum(energy, 1e-12)), np.nan)
         tracks = [track("dry", inputs[:, 0]), track("target", wet[:, 0]), track("prediction", found)]
@@ -319,7 +319,7 @@ class Effect(Task[Pairs]):
 
 
 def _device_of(pairs: Sequence[Pair], rate: int | None) -> DeviceInput:
-    """Return the sampling rate, which is the pairs' own unless one is requested, and the pairs' knobs.
+    """Return the device's input: the pairs' knobs, and the requested sampling rate or else the pairs' own.
 
     Raises:
         DataError: if the pairs have different rates.
@@ -328,7 +328,7 @@ def _device_of(pairs: Sequence[Pair], rate: int | None) -> DeviceInput:
 
 
 def _part_of(pairs: Pairs, start: float, stop: float) -> Pairs:
-    """Return the same fraction of each pair."""
+    """Return the part of each pair between two fractions of its length."""
     signals = [signal[round(start * len(signal)) : round(stop * len(signal))] for signal in pairs.signals]
     if not all(map(len, signals)):
         raise DataError(f"{pairs.name} is too short to hold out part of it")
@@ -343,7 +343,7 @@ def _of_pair(pairs: Pairs, k: int, steps: slice) -> tuple[Samples, Samples]:
 
 
 def _in_powers(pairs: Pairs) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield the powers of the dry samples `[n, order + 1]`, starting at 0, and the wet samples `[n]`."""
+    """Yield powers 0 to `order` of the dry samples, `[n, order + 1]`, and the wet samples `[n]`."""
     for signal in pairs.signals:
         for start in range(0, len(signal), BLOCK):
             block: Samples = signal[start : start + BLOCK]

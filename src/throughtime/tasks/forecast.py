@@ -52,7 +52,7 @@ class ForecastTask(Task[Windows]):
 
     @classmethod
     def detect(cls, options: Mapping[str, Any]) -> str:
-        """Detect a horizon or a target column."""
+        """See `Task.detect`; matches if a horizon or a target column is set."""
         for name, what in (("horizon", "a horizon is set"), ("target", "a target column is set")):
             if options.get(name):
                 return what
@@ -141,12 +141,12 @@ class ForecastTask(Task[Windows]):
         )
 
     def _fits(self, lengths: NDArray[np.int64], horizon: int) -> bool:
-        """Return whether series of these lengths have rows to train on and to validate with this horizon."""
+        """Return whether series of these lengths have enough rows to train and validate with this horizon."""
         train, seen, _ = self._parts(lengths, horizon)
         return bool(train.max() >= horizon + (self.options.context or 1) and (seen - train).max() >= horizon)
 
     def _too_short(self, lengths: NDArray[np.int64]) -> str:
-        """Return the message that the series are too short for the horizon, with the largest possible horizon."""
+        """Return an error message for series that are too short, including the largest possible horizon."""
         context = self.options.context
         given = [setting("horizon", self.horizon), *([setting("context", context)] if context else ())]
         smaller = range(1, self.horizon)
@@ -198,7 +198,7 @@ class ForecastTask(Task[Windows]):
 
     @property
     def _how(self) -> dict[str, Any]:
-        """The arguments of `Windows` that the strategy determines."""
+        """The arguments of `Windows` that depend on the strategy."""
         return {name: self._strategy == name for name in ("recursive", "parallel")}
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:

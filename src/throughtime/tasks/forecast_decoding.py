@@ -1,4 +1,4 @@
-"""Decode forecasts from a network: the whole horizon at once, in sequence or in parallel, or recursively."""
+"""Decode forecasts from a network with the direct, parallel or recursive strategy."""
 
 from __future__ import annotations
 

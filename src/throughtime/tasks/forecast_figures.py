@@ -18,9 +18,9 @@ Array = NDArray[Any]
 Figures = dict[str, float]
 
 LEVELS = (0.1, 0.5, 0.9)
-"""Levels of the weighted quantile loss."""
+"""The quantile levels of the weighted quantile loss."""
 
-_RIDGE = 1e-3  # the penalty, relative to the inputs' mean variance
+_RIDGE = 1e-3  # the ridge penalty, relative to the mean variance of the inputs
 
 
 class Forecast(NamedTuple):
@@ -227,8 +227,8 @@ def conformal_margins(scores: Array, observed: Array, share: float) -> Array:
     Args:
         scores: the distance of each value outside its interval `[N, horizon]`, negative inside (Romano et al. 2019,
             arXiv:1905.03222).
-        observed: where there is a value.
-        share: the fraction of values.
+        observed: whether each value is observed `[N, horizon]`.
+        share: the fraction of values that intervals should contain.
     """
     margins = np.zeros(scores.shape[1])
     for k in range(scores.shape[1]):

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _MEASURED = 2_000  # windows to measure errors on
 _SHOWN = 6  # windows of each kind to show
-_CONTEXT = 3  # horizons of context to draw, at most
-_SERIES = 50  # rows of the table, at most
-_LOOKBACK_WINDOWS = 16  # windows to follow gradients in
+_CONTEXT = 3  # the maximum context to draw, in horizons
+_SERIES = 50  # the maximum number of rows of the table
+_LOOKBACK_WINDOWS = 16  # windows to compute gradients for
 
 
 def outcome(
@@ -122,7 +122,7 @@ def _rows(part: Windows, chosen: Integers, before: int, after: int) -> tuple[Arr
 
 
 def _errors(model: SequenceModel, part: Windows, share: float) -> tuple[Array, Array, Array]:
-    """Return absolute errors `[N, horizon]`, whether intervals contain the values, and where there are values."""
+    """Return absolute errors `[N, horizon]`, whether intervals contain the values, and where values are observed."""
     found: list[tuple[Array, Array, Array]] = []
     for chosen, forecast in forecasts(model, part, share):
         true, observed = part.targets(chosen)

@@ -25,10 +25,10 @@ class Sampling:
     Attributes:
         length: the number of tokens, steps or audio samples to generate.
         seed: the random seed; the same seed produces the same sample.
-        temperature: divides the scores. Below 1 is more conservative; 0 always takes the most likely value.
-        top_k: sample only from this many of the most likely tokens; from all of them if None.
-        top_p: sample only from the most likely tokens whose probabilities sum to this value (nucleus sampling,
-            Holtzman et al. 2020, arXiv:1904.09751); from all of them if None.
+        temperature: the divisor of the scores. Below 1 is more conservative; 0 always selects the most likely value.
+        top_k: the number of most likely tokens to sample from; all tokens if None.
+        top_p: the total probability of the most likely tokens to sample from (nucleus sampling, Holtzman et al. 2020,
+            arXiv:1904.09751); all tokens if None.
 
     Raises:
         UserError: if a value is out of range.
@@ -72,7 +72,7 @@ class Generative(Task[S]):
             model: the network.
             codecs: the codecs of its data.
             sampling: the sampling options.
-            prompt: the beginning to continue: a text, or the path of a file for other data. Empty for none.
+            prompt: the text to continue, or the path of a file for other data; empty for none.
 
         Raises:
             UserError: if the prompt can't be used.

@@ -51,7 +51,7 @@ class LagTask(SequenceTask):
     Attributes:
         figure: the metric that decides whether the task is learned: `loss` or `accuracy`.
         threshold: the value of the metric at which the task counts as learned.
-        guess: the value of the metric without any memory.
+        guess: the value of the metric for a network without memory.
         min_lag: the shortest possible lag.
     """
 
@@ -186,7 +186,7 @@ class Adding(LagTask):
 class _Counted(LagTask):
     """A task on token ids whose metric is the accuracy at certain steps."""
 
-    counted: ClassVar[tuple[int, int | None] | None] = None  # None if a sequence has a single target
+    counted: ClassVar[tuple[int, int | None] | None] = None  # None if sequences have one target each
     alphabet: ClassVar[int]
     classes: ClassVar[int]
     monitor = "accuracy"

@@ -30,7 +30,7 @@ class FrameAccuracy(Metric):
         self.add_state("union", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, raw: Tensor, targets: Tensor) -> None:
-        """Count the hits among log-odds `[N, keys]` and bits `[N, keys]`."""
+        """Count true positives, and notes that are predicted or true, given log-odds and bits `[N, keys]`."""
         found, true = raw > 0, targets > 0.5
         self.hits += (found & true).sum()
         self.union += (found | true).sum()
@@ -103,8 +103,8 @@ class ErrorToSignal(Metric):
     """Error-to-signal ratio (ESR): the energy of the error divided by the energy of the target.
 
     Args:
-        pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], applied to both signals first. Every sequence
-            then starts from its second step.
+        pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], applied to both signals first. The first
+            step of each sequence is then excluded.
 
     Source:
         Wright, Damskägg & Välimäki 2019, "Real-time black-box modelling with recurrent neural networks" (DAFx-19).

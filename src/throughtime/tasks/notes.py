@@ -53,7 +53,7 @@ class Notes(SequenceTask, Generative[Sequences]):
 
     @classmethod
     def detect(cls, options: Mapping[str, Any]) -> str:
-        """Detect piano rolls, MIDI files, and folders with MIDI files in them or one level below."""
+        """See `Task.detect`; matches piano rolls, MIDI files, and folders with MIDI files up to one level below."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
         if paths and all(path.suffix.lower() in _ARRAYS for path in paths):
@@ -169,7 +169,7 @@ class Notes(SequenceTask, Generative[Sequences]):
     def sample(
         self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = ""
     ) -> Iterator[NDArray[np.int64]]:
-        """Continue the piece in a file, or silence, in steps, each an array `[88]` of 0s and 1s.
+        """Yield the steps that continue the piece in a file, or silence; each is an array `[88]` of 0s and 1s.
 
         Raises:
             DataError: if the prompt can't be read or has more than one piece.
@@ -212,7 +212,7 @@ class Notes(SequenceTask, Generative[Sequences]):
 
 
 def _sequences(name: str, rolls: Sequence[Roll], names: Sequence[str] = ()) -> Sequences:
-    """Return pieces with the next step as the target of each step."""
+    """Return pieces as sequences in which the target of each step is the next step."""
     kept = [k for k, roll in enumerate(rolls) if len(roll) > 1]
     if not kept:
         raise DataError(f"{name}: no piece has at least 2 steps, so there is nothing to predict")

@@ -99,7 +99,7 @@ class SequenceTask(Task[Sequences]):
         )
 
     def features(self, codecs: Codecs) -> Sequence[str]:
-        """Return the names of numeric inputs whose data have no feature names."""
+        """Return default names for numeric inputs whose data have no feature names; empty for tokens."""
         interface = self.interface(codecs)
         return [f"feature {k}" for k in range(interface.size)] if interface.kind == "numeric" else ()
 

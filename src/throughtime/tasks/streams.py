@@ -15,7 +15,7 @@ READ_AT_ONCE = 500
 
 
 class Row(Protocol):
-    """A part of the data."""
+    """A part of the data, as one sequence of token ids."""
 
     @property
     def ids(self) -> Ids:
@@ -55,5 +55,5 @@ class StreamTask(Generative[R]):
         return Streams(ids, batch // ranks * ranks, window, rank, ranks)
 
     def fitting_batch(self, data: Data[R], batch: int, ranks: int) -> int:
-        """Return the largest batch size whose streams each fill a window."""
+        """Return the requested batch size, or the largest whose streams each fill a window."""
         return fitting_batch(len(data.train.ids), batch, self.options.window, ranks, self.row, self.element)

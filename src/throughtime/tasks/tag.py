@@ -65,7 +65,7 @@ class Tag(SequenceTask):
 
     @classmethod
     def detect(cls, options: Mapping[str, Any]) -> str:
-        """Detect files whose names end in .conll, .iob or .bio."""
+        """See `Task.detect`; matches files whose names end in .conll, .iob or .bio."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
         return "a file of tagged tokens" if paths and all(path.suffix.lower() in _ENDINGS for path in paths) else ""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("throughtime")
 
 _SAMPLES = 2  # the number of samples to show after training
-_NAMED = 10  # unknown tokens of a prompt to name, at most
+_NAMED = 10  # the maximum number of unknown tokens of a prompt to name
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
 
 
@@ -147,7 +147,7 @@ class Text(StreamTask[EncodedText]):
         return Prediction(("token", "nats", "prediction"), _surprises(model, self.reading(part), codecs.inputs))
 
     def sample(self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = "") -> Iterator[str]:
-        """Continue a text; `<unk>` is never drawn. If the prompt is empty, the network starts as after a line's end."""
+        """Yield the continuation of a text, without `<unk>`. An empty prompt starts the network from a line end."""
         import torch
 
         vocabulary = codecs.inputs
@@ -248,7 +248,7 @@ def _surprises(model: SequenceModel, streams: Streams, vocabulary: Any) -> Itera
 
 
 def _report_unknown(vocabulary: Any, prompt: str) -> None:
-    """Warn about tokens of a prompt that training never saw."""
+    """Warn about tokens of a prompt that are not in the vocabulary."""
     if vocabulary.unknown is None:
         return
     if vocabulary.level == "char":
@@ -264,7 +264,7 @@ def _report_unknown(vocabulary: Any, prompt: str) -> None:
 
 
 def _begin(vocabulary: Any, prompt: str, generator: Any) -> Any:
-    """Return the token ids to start from: the prompt, else a line end, else a random token."""
+    """Return the token ids to start from: the prompt; if empty, a line end; if that is unknown, a random token."""
     import torch
 
     for text in (prompt, "\n"):

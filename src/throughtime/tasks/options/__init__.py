@@ -12,7 +12,7 @@ from throughtime.options import Count, Options, Paths, PathText
 class TaskOptions(Options):
     """Data options, shared by all tasks.
 
-    `defaults` holds the task's own defaults of network and training options.
+    `defaults` are the task's own defaults of network and training options.
 
     Attributes:
         task: the task to learn; inferred from the data by default.
