@@ -22,7 +22,7 @@ NEAR_PEAK = 0.4  # share of the peak above which a peer leaves little room
 
 
 class Shape(NamedTuple):
-    """The speedup over the fastest peer, and the share of the peak that this peer reaches."""
+    """A shape's speedup over the fastest peer, and the share of the processor's peak that this peer reaches."""
 
     ratio: float
     peers_share: float

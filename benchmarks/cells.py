@@ -3,7 +3,7 @@
 The training step is timed against an LSTM's and against the same cell as a loop of torch operations (the reference
 engine under torch's autograd), in interleaved rounds in one process. --write saves the figures to docs/cells.json and
 generates the page of all cells, docs/cells.md. --page regenerates the page from the saved figures. With --cells, the
-figures of other cells stay, and the page says on which machine the new ones were measured.
+figures of other cells are kept, and the page names the machine on which the new ones were measured.
 """
 
 from __future__ import annotations

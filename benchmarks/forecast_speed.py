@@ -41,7 +41,7 @@ class Peer(nn.Module):
         self.head.load_state_dict({name: value.detach().clone() for name, value in model.head.named_parameters()})
 
     def forward(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the summed absolute error."""
+        """Return the weighted sum of the absolute errors."""
         y, _ = self.recurrent(x)
         return ((self.head(y) - targets).abs() * weights).sum()
 

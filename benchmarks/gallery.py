@@ -31,11 +31,11 @@ from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import in_turn, turn_of
 from throughtime.bench.quiet import quiet
 
-SAMPLE_RATE = 16_000  # per second
+SAMPLE_RATE = 16_000  # Hz
 
 
 class Row(NamedTuple):
-    """A task's median time in seconds before and after `accelerate`, and the largest difference of the results.
+    """A task's median time in seconds before and after `accelerate`, and the largest difference between the results.
 
     The difference is relative to the largest element of each result array. `disturbed` counts the rounds during which
     other processes used the processors; these rounds are left out if enough others remain.

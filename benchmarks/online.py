@@ -104,7 +104,7 @@ def results(values: np.ndarray) -> Iterator[tuple[str, str, np.ndarray, float, i
 
 def microseconds(stream: throughtime.Stream, values: np.ndarray, *, learn: bool) -> float:
     """Return the processor time of a step, and of the update after it, in microseconds."""
-    start = time.process_time()  # other programs affect it less than elapsed time
+    start = time.process_time()  # less affected by other programs than elapsed time
     for value in values:
         stream.step(value[None])
         if learn:

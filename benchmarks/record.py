@@ -23,7 +23,7 @@ GATES = {
 
 
 def main() -> None:
-    """Print a line for each cell and kind of run."""
+    """Measure each cell in each kind of run, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
@@ -73,7 +73,7 @@ def report(
     recorded: Callable[[], torch.Tensor],
     given: argparse.Namespace,
 ) -> None:
-    """Measure one pair of runs and print its line."""
+    """Time a run with and without recording, and print the ratio."""
     if not torch.equal(plain(), recorded()):
         raise SystemExit(f"{cell}, {what}: recording changed the result.")
     clock, times = CLOCKS[given.clock], []

@@ -55,7 +55,7 @@ def agent_of(batch: int, *, accelerated: bool) -> Any:
 def update(agent: Any) -> tuple[float, list[float]]:
     """Run one update and return its processor time in seconds and its losses."""
     np.random.seed(0)  # the buffer's shuffling
-    start = time.process_time()  # other programs affect it less than elapsed time
+    start = time.process_time()  # less affected by other programs than elapsed time
     agent.train()
     return time.process_time() - start, [agent.logger.name_to_value[name] for name in LOSSES]
 

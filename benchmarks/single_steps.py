@@ -23,7 +23,7 @@ KINDS = ("RNNCell", "LSTMCell", "GRUCell", "RNN", "LSTM", "GRU")
 SIZES = (8, 64, 256, 1024)
 BATCHES = (1, 16, 64)
 MODES = ("no gradients", "frozen", "gradients")
-ROUNDS, SECONDS = 60, 0.001  # of each module; short, so that other programs seldom interrupt a round
+ROUNDS, SECONDS = 60, 0.001  # per round and module; short, so that other programs seldom interrupt a round
 
 
 def timed(call: Callable[[], Any], count: int) -> float:
@@ -35,7 +35,7 @@ def timed(call: Callable[[], Any], count: int) -> float:
 
 
 def step_of(module: nn.Module, x: torch.Tensor, state: Any, *, gradients: bool) -> Callable[[], Any]:
-    """One call of a module, with or without its backward pass."""
+    """Return a function that calls a module once, with or without a backward pass."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -50,7 +50,7 @@ def step_of(module: nn.Module, x: torch.Tensor, state: Any, *, gradients: bool) 
 
 
 def ratio(kind: str, size: int, batch: int, mode: str) -> float:
-    """Torch's time over ours."""
+    """Return torch's time divided by ours."""
     theirs, ours = (getattr(package, kind)(size, size) for package in (nn, throughtime))
     if mode == "frozen":
         throughtime.freeze(ours)

@@ -37,7 +37,7 @@ def operands(program: Program, steps: int, rows: int, scale: float = 0.1) -> Ope
 
 
 def seconds(engine: NativeEngine, program: Program, given: Operands, layout: Layout) -> float:
-    """Return the time of the fastest run."""
+    """Return the time of the fastest run in seconds."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

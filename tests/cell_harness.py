@@ -43,7 +43,7 @@ class Weights:
         self.rows = {(p.name, q.gate): slice(q.start, q.stop) for p in program.parameters for q in p.parts}
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a parameter that does not belong to a gate."""
+        """Return a parameter that belongs to no gate."""
         return self.tensors[name]
 
     def of(self, parameter: str, gate: str) -> Tensor:

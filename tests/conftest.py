@@ -19,7 +19,7 @@ settings.load_profile("throughtime")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests in a browser as slow, so that the others need no browser."""
+    """Mark browser tests as slow, so that the fast tests need no browser."""
     for item in items:
         if "driver" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
@@ -49,7 +49,7 @@ def _browser() -> Iterator[Any]:
 
 @pytest.fixture
 def driver(_browser: Any) -> Any:
-    """A headless browser with a wide window, shared by all tests; its log has no entries of earlier tests."""
+    """A headless browser with a wide window, shared by all tests; its log is emptied before each."""
     _browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )

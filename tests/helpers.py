@@ -21,7 +21,7 @@ REFERENCE = ReferenceEngine()
 
 
 class Arguments(NamedTuple):
-    """The tensors that a run takes, or their gradients (zero where an argument has none)."""
+    """The arguments of a run, or their gradients (zero where an argument has none)."""
 
     inputs: list[Tensor]
     states: list[Tensor]

@@ -13,7 +13,7 @@ import throughtime
 onnxruntime = pytest.importorskip("onnxruntime")
 
 Arrays = dict[str, np.ndarray]
-# Float32 sums of a dozen products in a different order, and other approximations of the functions, over a few steps.
+# Float32 sums of a dozen products in another order, and different approximations of functions, over a few steps.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 

@@ -58,7 +58,7 @@ def programs(draw: st.DrawFn, *, smooth: bool = False, operations: int = 10, red
     Args:
         draw: the function that draws from a strategy, passed by hypothesis.
         smooth: whether to leave out operations with a kink.
-        operations: the maximum number of operations (some take two or three instructions).
+        operations: the maximum number of operations (some need two or three instructions).
         reductions: whether programs may contain sums over steps and rows, as gradient programs do.
     """
     widths = st.integers(1, 4)

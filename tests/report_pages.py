@@ -32,7 +32,7 @@ from throughtime.sight.report.render import write
 
 TEXT = "FIRST WATCH:\nWho comes so fast in silence of the night?\n\nSECOND WATCH:\nA friend, and all his household.\n\n"
 LAGS = 16
-PATIENCE = 120  # seconds until a page that doesn't answer fails a test; a busy machine may take long
+PATIENCE = 120  # seconds until a page that doesn't answer fails a test; a busy machine may be slow
 
 
 def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> ReportData:

@@ -1,4 +1,4 @@
-"""`accelerate` changes how layers run and nothing else that a user can see."""
+"""`accelerate` changes how layers run, and nothing else that is visible to the user."""
 
 from __future__ import annotations
 

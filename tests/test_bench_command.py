@@ -24,7 +24,7 @@ TINY = Case("forward", "gru", 2, 8, 4)
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the quick list by small cases, and don't wait for processors that other processes leave alone."""
+    """Replace the quick list by small cases, and don't wait until other processes leave the processors alone."""
     cases = dict.fromkeys(Case(case.mode, case.cell, 2, 8, 5) for case in QUICK)
     monkeypatch.setattr("throughtime.bench.cases.QUICK", list(cases))
     monkeypatch.setattr(measuring, "quiet", lambda threads: Looking(GOOD))
@@ -164,7 +164,7 @@ def test_times_are_those_of_the_calls(monkeypatch) -> None:
 
 
 class Looking(Quiet):
-    """Return given looks, then repeat the last one."""
+    """A `Quiet` that returns predefined measurements, then repeats the last one."""
 
     def __init__(self, *looks: Look) -> None:
         self.looks = list(looks)

@@ -1,4 +1,4 @@
-"""The choice of the best weights during training."""
+"""The selection of the best weights during training."""
 
 from types import SimpleNamespace
 

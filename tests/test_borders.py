@@ -98,7 +98,7 @@ def models() -> dict[str, Callable[[], nn.Module]]:
 MODELS = models()
 
 
-# Rows of the table, by the text of their first cell.
+# Rows of the table, identified by the text of their first cell.
 TRACE = '`torch.jit.trace`, Lightning\'s `to_torchscript("trace")`'
 SCRIPT = "`torch.jit.script`"
 OLDER_ONNX = "`torch.onnx.export(dynamo=False)`"
@@ -128,7 +128,7 @@ BORDERS: dict[str, list[Callable[..., None]]] = {}
 
 
 def border(*features: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add a test to the rows of the table that it is about."""
+    """Register a test for the rows of the table that it covers."""
 
     def added(test: Callable[..., None]) -> Callable[..., None]:
         for feature in features:
@@ -244,7 +244,7 @@ def test_a_model_of_the_older_onnx_exporter_depends_on_its_input(model: nn.Modul
     np.testing.assert_allclose(found, model(other).numpy(), **CLOSE)
 
 
-# One model of each class is traced in every way, each of the others in one.
+# One model of each class is traced in every mode, each of the others in a single mode.
 @pytest.mark.slow
 @border(MODES)
 @pytest.mark.parametrize(
@@ -670,7 +670,7 @@ def test_scripting_a_recurrent_is_rejected_with_alternatives(inside: bool) -> No
 
 
 def layers_of_both_columns() -> list[nn.Module]:
-    """An accelerated layer and a `Recurrent`."""
+    """Return an accelerated layer and a `Recurrent`."""
     torch.manual_seed(0)
     return [throughtime.accelerate(nn.LSTM(3, 4)), throughtime.Recurrent(own_cell, 3, 4)]
 

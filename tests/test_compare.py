@@ -84,7 +84,7 @@ def test_comparison_is_resumed_and_extended(tmp_path, text):
     with patch.object(jobs, "resume", interrupted_at_second), pytest.raises(Interrupted, match="after 1 of 2 runs"):
         throughtime.compare(seeds=1, **options)
     done = (tmp_path / "c/runs/rnn-seed0/result.json").stat().st_mtime_ns
-    (tmp_path / "c/runs/gru-seed1").mkdir()  # as if killed while writing the directory
+    (tmp_path / "c/runs/gru-seed1").mkdir()  # as if the process was killed while writing the directory
     (tmp_path / "c/runs/gru-seed1/task.json").write_text("{")
     with patch.object(jobs, "resume", side_effect=resume) as resumed:
         found = throughtime.compare(seeds=2, **options)

@@ -82,7 +82,7 @@ def test_padding_of_short_names_is_small():
     lengths = np.random.default_rng(0).normal(7, 2, 20_000).round().clip(2, 20).astype(int)
     buckets = Buckets(numbered(lengths), 64)
     padded = sum(buckets.batch(step).inputs.size for step in range(len(buckets)))
-    assert padded / lengths.sum() < 1.02  # the bound above: 5% of what jitter reaches, and 64 * 21 steps of 140,000
+    assert padded / lengths.sum() < 1.02  # the bound above: 5% jitter, and 64 * 21 steps of 140,000
 
 
 def test_epochs_differ_in_order_and_members():

@@ -24,9 +24,9 @@ class Call(NamedTuple):
     Attributes:
         kind: the layer's class.
         arguments: the arguments of its constructor.
-        form: "batched", "single" or "packed"; "packed in order" if lengths do not grow.
+        form: "batched", "single" or "packed"; "packed in order" if the lengths are in descending order.
         steps, rows: the shape of the input; either may be 0.
-        with_state: whether an initial state is given.
+        with_state: whether an initial state is passed.
         view: the memory layout of the input.
         gradients: the tensors that need gradients: "none", "input", "state", "some weights" or "all".
         autocast: whether the call runs under autocast.
@@ -176,7 +176,7 @@ def assert_close(ours: Sequence[Any], theirs: Sequence[Any], tolerance: float, l
         assert a.shape == b.shape
         if not b.numel():
             continue
-        # Under autocast torch's type depends on the kernel that it chooses; see test_dropin.py for the usual ones.
+        # Under autocast, torch's dtype depends on the kernel that it chooses; see test_dropin.py for the usual ones.
         assert a.dtype == b.dtype or least == 1.0
         assert (a.double() - b.double()).abs().max().item() <= tolerance * max(scale, least)
 

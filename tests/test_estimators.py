@@ -29,7 +29,7 @@ QUICK = {"hidden_size": 8, "epochs": 2, "threads": 1, "random_state": 0}
 
 
 def sequences(count=60, features=2, seed=0, shortest=4, longest=12):
-    """Noise around a level; the class is the sign of the first feature's level, and the value is its mean."""
+    """Draw noise around a level; the class is the sign of the first feature's level, and the value is its mean."""
     random = np.random.default_rng(seed)
     levels = random.choice([-1.0, 1.0], count)
     found = []
@@ -160,7 +160,7 @@ def test_few_cases_are_trained_without_validation():
     many, y = sequences(40)
     held_out = SequenceClassifier(**QUICK).fit(many, y).predict_proba(many)
     assert (held_out != SequenceClassifier(**QUICK, validation_fraction=0).fit(many, y).predict_proba(many)).any()
-    # One held-out case of ten classes would say nothing about the other nine.
+    # A single held-out case would say nothing about nine of the ten classes.
     labels = np.arange(40) % 10
     SequenceClassifier(**QUICK).fit(many, labels)
 

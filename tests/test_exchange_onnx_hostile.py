@@ -110,14 +110,14 @@ def change(message: Any, field: Any, k: int | None, data: st.DataObject) -> None
     old = value if k is None else value[k]
     choices = {int: NUMBERS, float: [0.0, -1.0, float("nan"), 1e38], str: TEXTS, bytes: [b"", b"Tanh", b"\xff"]}
     new = data.draw(st.sampled_from(choices[type(old)]))
-    with contextlib.suppress(ValueError):  # the field can't hold some numbers
+    with contextlib.suppress(ValueError):  # some numbers don't fit the field
         if k is None:
             setattr(message, field.name, new)
         else:
             value[k] = new
 
 
-# Attacks by hand.
+# Handcrafted attacks.
 
 
 def model_of(nodes: list[Any], constants: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:

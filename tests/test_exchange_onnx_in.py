@@ -56,7 +56,7 @@ class Case:
         return {name: array.astype(self.dtype) for name, array in found.items()}
 
     def given(self) -> dict[str, np.ndarray]:
-        """The inputs of the model."""
+        """Return the inputs of the model."""
         rng = np.random.default_rng(self.seed + 1)
         found = {"X": rng.normal(size=(STEPS, ROWS, INPUT))}
         for name in self.state_names:
@@ -139,14 +139,14 @@ def cases(draw: Any) -> Case:
 @given(cases())
 def test_results_match_onnx_runtime(case: Case) -> None:
     wanted = by_onnx_runtime(case.model(), case.given())
-    # Unbounded functions can return numbers of any size, whose error has no useful bound.
+    # Unbounded functions can return numbers of any size, so their error has no useful bound.
     if max(float(np.abs(w).max()) for w in wanted) < 10:
         assert_alike(by_us(case.model(), case.given()), wanted)
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_each_activation_matches_onnx_runtime(name: str) -> None:
-    """Each function as every activation of the LSTM, with constants if it takes any."""
+    """Each function as every activation of the LSTM, with constants if the function has any."""
     count = len(KINDS[name].constants)
     words: dict[str, Any] = {"activations": [name] * 3}
     for k, word in enumerate(("activation_alpha", "activation_beta")):

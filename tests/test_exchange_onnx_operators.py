@@ -1,4 +1,4 @@
-"""The supported operators around recurrent layers: results match ONNX's own test cases and ONNX Runtime."""
+"""Supported operators around recurrent layers: results match ONNX's own test cases and ONNX Runtime."""
 
 from __future__ import annotations
 

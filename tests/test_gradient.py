@@ -95,7 +95,7 @@ def test_random_programs_agree_with_autograd(program, sizes, seed):
 @settings(max_examples=100)
 @given(programs(), st.data())
 def test_any_subset_of_gradients_can_be_given_and_requested(program, data):
-    # Gradients that are not given count as zero. A requested gradient doesn't depend on which others are requested.
+    # Missing output gradients count as zero. A requested gradient doesn't depend on which others are requested.
     def some(of: Slots) -> Slots:
         return Slots(*(tuple(k for k in every if data.draw(st.booleans())) for every in of_slots(of)))
 

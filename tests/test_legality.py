@@ -50,7 +50,7 @@ LEGAL = Program(
 )
 
 
-# A legal program with a one-hot input, which is given as token ids.
+# A legal program with a one-hot input, which is passed as token ids.
 MULTIPLIED, OTHER, AGAIN = range(2, 5)
 TOKENS = Program(
     name="tokens",

@@ -38,7 +38,7 @@ def raw_of(output, *leading, seed=0):
 
 
 def drawn(output, raw, temperature):
-    """Samples `[DRAWS, ...]` from one `raw`."""
+    """Draw samples `[DRAWS, ...]` from one `raw`."""
     return output.sample(np.broadcast_to(raw, (DRAWS, *raw.shape)), np.random.default_rng(1), temperature)
 
 

@@ -131,7 +131,7 @@ def test_gradient_programs_match_the_plain_definition(program, sizes):
     augmented = with_residuals(program, everything_wanted(program))
     backward = gradient(augmented, everything_given(augmented), everything_wanted(augmented)).program
     arguments = random_arguments(backward)
-    # Residuals are results of functions and never 0, but random numbers can be too close to 0 to divide by.
+    # Residuals are results of functions and never 0, but random numbers can be too close to 0 for a division.
     arguments = arguments._replace(inputs=[0.5 + x.abs() for x in arguments.inputs])
     assert_matches_plain_run(backward, arguments, STEPS, sizes)
 
@@ -179,7 +179,7 @@ def test_sequences_of_length_0_keep_their_state_exactly():
 
 @cell
 def delicate(x, h):
-    """A cell that divides and takes logarithms in every phase, so that zeros in padding would give NaN."""
+    """A cell that divides and takes logarithms in every phase, so that zeros in padding would produce NaN."""
     before = named("before", log(x * x) + linear("read", x, width=2))
     h = tanh(affine("inner", x, h)) + 2
     y = linear("out", h, width=2) / linear("other", h, width=2) + before

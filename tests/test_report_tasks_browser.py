@@ -21,7 +21,7 @@ def texts(driver: Driver, selector: str) -> list[str]:
 
 
 def strength(color: str) -> float:
-    """The opacity of a shade."""
+    """Return the opacity of a shade."""
     return 0.0 if color == CLEAR else float(color.rstrip(")").split(",")[3])
 
 

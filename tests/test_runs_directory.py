@@ -26,7 +26,7 @@ def path(original, tmp_path):
 
 
 def use(path):
-    """Read everything that a run provides."""
+    """Read all the contents of a run."""
     run = Run.open(path)
     run.model()
     return run.description.codecs.inputs, run.programs, run.result, run.metrics(), run.about

@@ -1,4 +1,4 @@
-"""The Lightning callback that watches gradients, and the advice it gives."""
+"""The Lightning callback that watches gradients, and its advice."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_flow_saturation_and_norm_reach_every_logger(tmp_path):
 
 
 def test_callback_measures_the_flow_of_the_training_loss(tmp_path):
-    """The callback's flow comes from the gradients that backward left, the function's from its own loss."""
+    """The callback uses the gradients that the backward pass left, the function its own loss."""
     model, data = Model(), batches(1)
     watch = GradientWatch(every=1, rows=3, window=5)
 

@@ -88,7 +88,7 @@ def expected(module, x: Tensor, loss, window: int, lengths=None, reset=None) -> 
         found.setdefault(name.rpartition(".")[0], np.full((len(x), window + 1, len(lengths)), np.nan))
     for b, length in enumerate(lengths):
         for s in range(length):
-            if not cotangents[s, b].any():  # no loss there, so it does not enter the mean
+            if not cotangents[s, b].any():  # no loss at this step, so it is left out of the mean
                 continue
             nodes = [(name, t, v) for name, of_rows in values.items() for t, v in enumerate(of_rows[b])]
             grads = torch.autograd.grad(
@@ -331,7 +331,7 @@ def test_chunk_size_does_not_change_results(monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_number_of_steps(monkeypatch):
-    """A run of the gradient program holds a bounded number of values, however many losses there are."""
+    """A run of the gradient program stores a bounded number of values, regardless of the number of losses."""
     sizes = []
     run = backward._Stack._through_layer
     monkeypatch.setattr(backward, "_ELEMENTS", 1 << 16)
@@ -350,7 +350,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(monkeypatch):
 
 @cell
 def scaled(x, h, *, by=1.0):
-    """Each unit multiplies its state by a number and adds the input."""
+    """A cell whose units multiply their state by a number and add the input."""
     h = by * h + affine("input", x, bias=False)
     return h
 

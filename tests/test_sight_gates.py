@@ -87,7 +87,7 @@ def test_retention_gates_are_derived_from_the_equations():
 
 @cell
 def swapped(x, h, m):
-    """Gates in the convention of some papers."""
+    """A cell with update gates in the convention of some papers."""
     z = sigmoid(affine("update", x, h))
     k = sigmoid(affine("key", x))
     n = tanh(affine("candidate", x, h))

@@ -20,7 +20,7 @@ TEXT = "a quick fox, a quiet queen; no qualm"
 
 @cell
 def latch(x, h):
-    """Open on one token and stay open until another."""
+    """A cell whose units open on one token and stay open until another."""
     opening = sigmoid(affine("opening", x))
     closing = sigmoid(affine("closing", x))
     h = (1 - closing) * h + opening * (1 - h) * (1 - closing)

@@ -1,4 +1,4 @@
-"""Lyapunov exponents and fixed points, compared with autograd Jacobians and with systems of known results."""
+"""Lyapunov exponents and fixed points, compared with autograd Jacobians and with systems whose results are known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from throughtime.sight import fixed_points, lyapunov
 
 @cell
 def linear_system(x, h):
-    """h' = A h + B x."""
+    """A linear cell: h' = A h + B x."""
     h = linear("state", h) + linear("drive", x)
     return h
 
@@ -165,7 +165,7 @@ ROOT = 0.9575040240772687  # of h = tanh(2 h)
 
 
 def two_switches(layers: type = Recurrent):
-    """Two units that each hold a sign: h' = tanh(2 h), with fixed points at 0 and at +-ROOT."""
+    """Two units that each store a sign: h' = tanh(2 h), with fixed points at 0 and at +-ROOT."""
     module = Recurrent("rnn", 1, 2, dtype=torch.float64)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

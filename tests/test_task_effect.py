@@ -35,7 +35,7 @@ TINY = {
 
 
 def device(dry):
-    """A one-pole low-pass after a soft clipper."""
+    """Simulate a soft clipper followed by a one-pole low-pass."""
     clipped, found, state = np.tanh(4 * dry.astype(float)), np.empty(len(dry)), 0.0
     for k, value in enumerate(clipped.tolist()):
         state += 0.5 * (value - state)
@@ -61,7 +61,7 @@ def run(folder, tmp_path_factory):
 
 
 def pair():
-    """The pair after alignment, with two samples of latency left."""
+    """Return the pair after alignment, with two samples of latency left."""
     dry = plucks(3.0, RATE)
     return dry[:-35], np.r_[np.zeros(2, np.float32), device(dry)[:-37]]
 
@@ -80,7 +80,7 @@ def test_a_device_is_learned(run, folder):
     assert found["esr"] == pytest.approx((error**2).sum() / (wet.astype(float) ** 2).sum(), rel=1e-3)
     assert found["mae_db"] == pytest.approx(20 * np.log10(np.abs(error).mean()), abs=0.01)
     emphasized = [x[1:] - 0.85 * x[:-1] for x in (error, wet.astype(float))]
-    # Each block that is measured at a time starts from its second sample.
+    # The emphasis filter starts at the second sample of each evaluated block.
     expected = (emphasized[0] ** 2).sum() / (emphasized[1] ** 2).sum()
     assert found["esr_pre_emphasized"] == pytest.approx(expected, rel=1e-2)
     assert found["real_time_factor"] > 1
@@ -171,7 +171,7 @@ def test_a_stream_processes_blocks(run):
 
 
 def stream_of(run, block, before):
-    """A later block, in single steps, from the state after two passes and an empty block."""
+    """Process a later block in single steps, from the state after two passes and an empty block."""
     stream = Stream(run.path)
     for x in before[:, None]:
         stream.step(x)

@@ -52,7 +52,7 @@ def run(rolls, tmp_path_factory):
 
 
 def by_hand(run, pieces):
-    """Nats per predicted step and frame accuracy by torch's own loss, one piece at a time."""
+    """Compute nats per predicted step, with torch's own loss, and frame accuracy, one piece at a time."""
     model = run.model()
     nats, steps, hits, union = 0.0, 0, 0, 0
     for piece in map(torch.from_numpy, pieces):

@@ -19,7 +19,7 @@ from throughtime.training.inference import Inference
 
 
 class ParityOptions(SequenceOptions):
-    """Bits.
+    """Options of the parity task.
 
     Attributes:
         bits: the maximum number of bits per sequence.

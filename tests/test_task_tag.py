@@ -64,7 +64,7 @@ def run(directory):
 
 
 def by_hand(run, found):
-    """Nats per token, accuracy and span F1, one sequence at a time."""
+    """Compute nats per token, accuracy and span F1, one sequence at a time."""
     model, codecs = run.model(), run.description.codecs
     ids = {token: k for k, token in enumerate(codecs.inputs.tokens)}
     names = codecs.targets.names

@@ -1,4 +1,4 @@
-"""A time budget is used up exactly, however the machine's speed changes; the clock is simulated."""
+"""A time budget is used up exactly even if the machine's speed changes; the clock is simulated."""
 
 import math
 import signal
@@ -52,7 +52,7 @@ class Machine:
 
 
 def training(tmp_path, monkeypatch, machine, own=(), **options):
-    """A one-minute training run by a machine's clock."""
+    """Set up a one-minute training run on a machine's clock."""
     advance, validate = Fit._advance, Validation._validate
     monkeypatch.setattr(Fit, "_advance", lambda self, batch: (advance(self, batch), machine.work(STEP)))
     monkeypatch.setattr(Validation, "_validate", lambda self, fit: (validate(self, fit), machine.work(VALIDATING)))

@@ -24,7 +24,7 @@ def weights(run):
 def test_training_further_matches_a_longer_run_bit_for_bit(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    # The same validation interval, because otherwise the best weights would come from other steps.
+    # The same validation interval, because otherwise the best weights would come from different steps.
     whole = train_tiny(tmp_path / "a", schedule="constant", steps=20)
     short = train_tiny(tmp_path / "b", schedule="constant", steps=10)
     longer = resume(short.path, steps=20, progress=False)

@@ -22,7 +22,7 @@ TINY = {
     "steps": 12,
     "threads": 1,
 }
-SAMPLED = 20  # the characters of a sample after training
+SAMPLED = 20  # the number of characters in a sample after training
 
 # The server process imports the library once and forks for each training run, because importing takes longer.
 _PROCESSES = multiprocessing.get_context("forkserver")

@@ -41,7 +41,7 @@ from throughtime.program.saving import from_json, to_json
 
 NUMBERS = [0, 1, -1, 2, 3, 7, 20, 33, 1 << 24, (1 << 24) + 1, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63]
 NUMBERS += [-(1 << 63), 10**400]
-# None is near the largest number, where overflow would depend on the order of a sum, and none is so large that adding
+# No finite number is near the largest one, where overflow would depend on the order of a sum, or so large that adding
 # and subtracting it would round other values away and make comparisons random.
 CONSTANTS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 30.0, float("inf"), float("-inf"), float("nan")]
 SPECIAL = [0.0, float("inf"), float("-inf"), float("nan"), 30.0, -30.0, 1e-30, 1e-310]
@@ -65,7 +65,7 @@ FLOATS = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass
 class Case:
-    """One fuzz case with everything that its run depends on."""
+    """A fuzz case: everything that determines a run."""
 
     text: str
     member: int = 0  # 0: the program, 1: the program with residuals, 2: its gradient
@@ -102,7 +102,7 @@ FEATURES: tuple[Callable[[Program], Program], ...] = (
 
 @lru_cache(maxsize=1024)
 def source(name: str, hidden: int, feature: int, member: int) -> str:
-    """A named cell's program with a feature, or its residual or gradient program, as JSON."""
+    """Return a named cell's program with a feature, or its residual or gradient program, as JSON."""
     program = FEATURES[feature](cells.get(name).program(3, hidden))
     return to_json(family(program)[member] if member else program)
 
@@ -150,7 +150,7 @@ def draw_case(seed: int, number: int) -> Case:
 
 
 def _leaf(draw: random.Random, content: Any) -> None:
-    """Replace a random element with something else."""
+    """Replace a random element with a value of any kind."""
     place, key = draw.choice(list(_places(content)))
     numbers = [*NUMBERS, *CONSTANTS, None, True, "", "x\n", [], {}]
     if type(place[key]) is int and draw.random() < 0.5:
@@ -160,7 +160,7 @@ def _leaf(draw: random.Random, content: Any) -> None:
 
 
 def _everywhere(draw: random.Random, content: Any) -> None:
-    """Replace a number, usually a width, by another one everywhere."""
+    """Replace all occurrences of a number, usually a width, with another number."""
     of_widths = [i[2] for i in content["body"] if isinstance(i, list) and len(i) == 4]
     old, new = draw.choice(of_widths or [4]), draw.choice(NUMBERS[:8])
     for place, key in list(_places(content)):
@@ -261,7 +261,7 @@ _KEEPING: list[Callable[[random.Random, Any], None]] = [_operation, _argument, _
 
 
 def _tried(mutation: Callable[[random.Random, Any], None]) -> Callable[[random.Random, Any], None]:
-    """Wrap a mutation to fall back to `_leaf` if earlier mutations left nothing that it can apply to."""
+    """Wrap a mutation to fall back to `_leaf` if earlier mutations left nothing to apply it to."""
 
     def mutate(draw: random.Random, content: Any) -> None:
         try:
@@ -334,7 +334,7 @@ def _compared(case: Case, program: Program, arguments: Arguments) -> str:
 
 
 def arguments_of(case: Case, program: Program) -> Arguments:
-    """The arguments of a case's program, including special numbers."""
+    """Return the arguments of a case's program, including special numbers."""
     arguments = random_arguments(program, case.steps, case.rows, seed=case.seed)
     arguments = arguments.map(lambda t: t.to(FLOATS[case.dtype]))
     if case.packed:
@@ -347,8 +347,8 @@ def arguments_of(case: Case, program: Program) -> Arguments:
     for _ in range(case.special if some else 0):
         array = draw.choice(there).view(-1)
         array[draw.randrange(len(array))] = draw.choice(SPECIAL)
-    # Equal rows can be passed as one expanded row. Not for matrices, since their products would all be equal, and
-    # divisions by their differences could give anything.
+    # Equal rows can be passed as one expanded row. Matrices keep distinct rows, since equal rows would
+    # have equal products, and results divided by their differences would be arbitrary.
     vectors = len(arguments.inputs) + len(arguments.states)
     repeated = [k < vectors and _layout(case, k) == "repeated" and len(t) > 0 for k, t in enumerate(arguments.flat)]
     return arguments.like(
@@ -361,7 +361,7 @@ def _layout(case: Case, k: int) -> str:
 
 
 def _given(case: Case, arguments: Arguments) -> tuple[list[list[Any]], bool]:
-    """The arrays in the case's layouts and library, one possibly damaged, and whether one is."""
+    """Return the arrays in the case's layouts and library, one possibly damaged, and whether one is."""
     laid = [_laid(t, _layout(case, k), case.tensors) for k, t in enumerate(arguments.flat)]
     damaged = False
     if case.damage is not None and len(laid) > 1:  # a single array can't be inconsistent with others
@@ -376,7 +376,7 @@ def _given(case: Case, arguments: Arguments) -> tuple[list[list[Any]], bool]:
 
 
 def _laid(t: Tensor, layout: str, tensors: bool) -> Any:
-    """The same numbers in another memory layout."""
+    """Return the same numbers in another memory layout."""
     if layout == "strided":
         t = torch.stack([t, -t], -1)[..., 0]
     if layout == "transposed":
@@ -399,7 +399,7 @@ def _laid(t: Tensor, layout: str, tensors: bool) -> Any:
 
 
 def _damaged(array: Any, kind: str) -> Any:
-    """A mismatched array, or the array itself if it can't be damaged in this way."""
+    """Return a mismatched array, or the array itself if it can't be damaged in this way."""
     if kind == "other library":
         return array.resolve_neg().numpy() if isinstance(array, Tensor) else torch.zeros(array.shape)
     if kind == "row less":
@@ -440,7 +440,7 @@ def _reference(case: Case, program: Program, arguments: Arguments) -> list[Tenso
 
 
 def _perturbed(arguments: Arguments, seed: int) -> Arguments:
-    """The arguments, with each number perturbed by some thousands of rounding errors."""
+    """Return the arguments, with each number perturbed by some thousands of rounding errors."""
     generator = torch.Generator().manual_seed(seed)
 
     def shake(t: Tensor) -> Tensor:
@@ -459,10 +459,10 @@ def _check_close(
 ) -> None:
     """Check that a result equals the reference's, as far as the program determines it.
 
-    A mutated program may amplify rounding errors without limit. The reference engine itself shows by how much: results
-        may lie within the range of its results for arguments perturbed by thousands of rounding errors, and where some
-        of those are NaN or jump, anything is accepted. The same holds where float32 overflows and float64 does not,
-        because overflow may depend on the order of a sum.
+    A mutated program may amplify rounding errors without limit. The reference engine shows by how much: a result is
+    accepted within the range of the reference's results for arguments perturbed by thousands of rounding errors. Where
+    some of these are NaN or jump, any result is accepted, and also where float32 overflows and float64 does not,
+    because overflow may depend on the order of a sum.
     """
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         raise Finding(f"result {k} is {found.dtype} {list(found.shape)}, not {wanted.dtype} {list(wanted.shape)}")
@@ -489,13 +489,13 @@ def _check_close(
 
 
 def fuzz(seed: int, *, cases: int | None = None, seconds: float | None = None, folder: Path | None = None) -> Counter:
-    """Run cases up to a number or a time limit; returns the count of each outcome.
+    """Run cases up to a number or a time limit, and return the count of each outcome.
 
     Args:
         seed: the seed from which cases are drawn.
         cases: the maximum number of cases.
         seconds: the time limit in seconds.
-        folder: the directory for findings; None doesn't write them.
+        folder: the directory for findings; if None, they are not written.
     """
     came: Counter[str] = Counter()
     end = time.monotonic() + seconds if seconds is not None else float("inf")
@@ -520,7 +520,7 @@ def fuzz(seed: int, *, cases: int | None = None, seconds: float | None = None, f
 
 
 def told(came: Counter[str]) -> str:
-    """The counts of outcomes as a line of text."""
+    """Format the counts of outcomes as a line of text."""
     words = ("refused", "right", "too large", "findings")
     return f"{came.total()} cases: " + ", ".join(f"{came[word]} {word}" for word in words)
 

@@ -13,14 +13,14 @@ from throughtime.program.operations import OPERATIONS
 
 
 def family(program: Program) -> list[Program]:
-    """A program, the program with residuals, and its gradient program."""
+    """Return a program, the program with residuals, and its gradient program."""
     wanted = everything_wanted(program)
     augmented = with_residuals(program, wanted)
     return [program, augmented, gradient(augmented, everything_given(program), wanted).program]
 
 
 def one_operation(name: str, width: int) -> Program:
-    """A program that outputs a pointwise operation on its inputs."""
+    """Return a program that outputs a pointwise operation on its inputs."""
     arity = OPERATIONS[name].arity or 1
     body = [Instruction("input", (), width, (("index", k),)) for k in range(arity)]
     body.append(Instruction("previous", (), 1, (("index", 0),)))
@@ -44,7 +44,7 @@ def apply(engine: NativeEngine, name: str, *values: NDArray[np.floating]) -> NDA
 
 
 def row_max(engine: NativeEngine, x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The largest element of each row `[B, width]`, as `[B, 1]`."""
+    """Return the largest element of each row `[B, width]`, as `[B, 1]`."""
     program = Program(
         name="row_max",
         inputs=(Input("x", x.shape[1]),),

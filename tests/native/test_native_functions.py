@@ -1,4 +1,4 @@
-"""The vectorized functions are accurate to the last bits over the whole range, and right at its ends."""
+"""The vectorized functions are accurate to the last bits over the whole range, and correct at its ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POSITIVE = ("log", "sqrt")
 
 
 def sample(dtype: type, positive: bool) -> NDArray[np.floating]:
-    """Numbers of all magnitudes, dense where functions curve and spread over all exponents."""
+    """Draw numbers of all magnitudes, dense where functions curve and spread over all exponents."""
     generator = np.random.default_rng(0)
     dense = generator.uniform(-20, 20, 200_003)
     wide = generator.uniform(-90, 90, 50_000) if dtype is np.float32 else generator.uniform(-720, 720, 50_000)

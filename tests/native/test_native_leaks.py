@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# Runs, gradients, frozen parameters, dropout and streams, which all hold objects of the extension module.
+# Runs, gradients, frozen parameters, dropout and streams, which all keep references to objects of the extension module.
 EVERYTHING = """
 import numpy as np, torch, throughtime
 layer = throughtime.Recurrent("lstm", 4, 8, num_layers=2, dropout=0.5)

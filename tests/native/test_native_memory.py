@@ -1,4 +1,4 @@
-"""Memory of large results is reused, never while it is referenced, and the pool is bounded."""
+"""Memory of large results is reused, but never while it is referenced, and the pool is bounded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS, ROWS = 40, 32  # a result has 327,680 bytes
 
 
 def results(seed: int = 0) -> tuple[Result, list[torch.Tensor]]:
-    """The result of a run, and a copy of the expected tensors."""
+    """Return the result of a run, and a copy of the expected tensors."""
     program = cells.get("lstm").program(8, 64)
     torch.manual_seed(seed)
     arguments = random_arguments(program, STEPS, ROWS).map(lambda t: t.float())

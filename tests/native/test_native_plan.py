@@ -1,4 +1,4 @@
-"""Every call that builds a plan is checked, and any plan that was built can be run safely."""
+"""Every call that builds a plan is checked, and any plan that can be built runs safely."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STORAGES = ("input", "output", "previous", "next", "parameter", "constant", "per
 
 
 def small_plan() -> tuple[Plan, dict[str, int]]:
-    """A plan with a buffer of each storage, of width 4, and one stage."""
+    """Return a plan with a buffer of each storage, of width 4, and one stage."""
     plan = Plan([4, 4], [4], [4], [(4, 0), (4, 4)], [(4, 0), (4, 4)], False, [1], [0.0])
     buffers = {storage.removeprefix("per_"): plan.add_buffer(storage, 0, 4, 1.0) for storage in STORAGES}
     buffers["tokens"] = plan.add_buffer("token_ids", 1, 4, 0.0)

@@ -58,7 +58,7 @@ def test_a_single_step_reads_weights_unpacked(
     for program in family(cells.get(name).program(*sizes)):
         for rows in (1, 13):
             inputs, states, parameters = random_arguments(program, 1, rows).map(lambda t: 0.1 * t.to(dtype))
-            if not parameters:  # nothing to multiply by
+            if not parameters:  # the cell has no weights
                 continue
             packed = run_on(engine, program, 1, inputs, states, Constants(parameters))
             for threads in (1, 2):
@@ -93,7 +93,7 @@ def test_results_are_the_same_for_any_number_of_threads_if_rows_end(
 ) -> None:
     forward = cells.get("lstm").program(9, 64)
     rows, steps = 40, 60  # several chunks, each of whose rows are split among the threads
-    sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows are never active, and none lasts to the end
+    sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows are never active; the last step has no rows
     for program in family(forward.flipped if reverse else forward):
         arguments, isa = arguments_of(program, steps, rows), engine.instruction_set
         assert_same_with_any_threads(program, steps, arguments, sizes, packed=packed, instruction_set=isa)

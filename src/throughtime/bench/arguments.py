@@ -31,7 +31,7 @@ class Arguments:
 
     @classmethod
     def of(cls, case: Case) -> Arguments:
-        """Draw a case's arrays: parameters as torch initializes its layers, the others normally distributed."""
+        """Draw a case's arrays: parameters as torch initializes its layers, all others from a normal distribution."""
         generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
         x = torch.randn(case.steps, case.batch, case.input_size, generator=generator)
         cotangent = torch.randn(case.steps, case.batch, output_width(case.program), generator=generator)

@@ -1,4 +1,4 @@
-"""The benchmark's cases. A test also checks the results of each."""
+"""The benchmark's cases. The tests check the results of each case as well."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Case:
 
     @property
     def grid(self) -> str:
-        """The name of the grid of sizes that the case belongs to."""
+        """The name of the grid of sizes to which the case belongs."""
         return EVERYDAY if (self.batch, self.input_size, self.hidden, self.steps) in _EVERYDAY_SIZES else POWERS
 
     @property
@@ -134,7 +134,7 @@ class Case:
 
     @cached_property
     def flops(self) -> int:
-        """The additions and multiplications in the layers' matrix products, over all steps and sequences."""
+        """The number of additions and multiplications in the layers' matrix products, over all steps and sequences."""
         return 2 * self.layers * sum(self.lengths) * sum(map(products, self._programs))
 
     @property

@@ -1,4 +1,4 @@
-"""The interface of a contestant, which prepares a case as a call to time and a function that reads its results."""
+"""The interface of a contestant, which turns a case into a call to time and a function that extracts its results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Contestant(Protocol):
     def packages(self) -> tuple[str, ...]: ...
 
     def takes(self, case: Case) -> bool:
-        """Return whether it supports a case."""
+        """Return whether the contestant supports a case."""
         ...
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
@@ -56,7 +56,7 @@ class Contestant(Protocol):
 
 @cache
 def missing(packages: tuple[str, ...]) -> str | None:
-    """Return why one of several packages can't be used; None if all can."""
+    """Return the reason why one of the packages can't be imported, or None if all can be."""
     for package in packages:
         try:
             import_module(package)

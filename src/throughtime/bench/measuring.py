@@ -99,7 +99,7 @@ def measure_all(
             the time.
 
     Returns:
-        One measurement per case, in the same order. Cases that there was no time for are omitted.
+        One measurement per case, in the same order. Cases for which no time was left are omitted.
 
     Raises:
         UserError: if the native engine is not available.
@@ -164,16 +164,16 @@ def absent(cases: Sequence[Case]) -> dict[str, str]:
 
 
 def error(found: Results, wanted: Results) -> float:
-    """Return the largest difference between two results, relative to the largest element of the array."""
+    """Return the largest difference between two results, relative to the largest element of each array."""
     if found.keys() != wanted.keys():
         raise ValueError(f"results {', '.join(found)} can't be compared with {', '.join(wanted)}")
-    # NumPy's maximum propagates NaN, Python's does not.
+    # NumPy's maximum propagates NaN; Python's does not.
     return float(np.max([np.abs(found[name] - array).max() / np.abs(array).max() for name, array in wanted.items()]))
 
 
 @contextmanager
 def processors(number: int) -> Iterator[None]:
-    """Restrict the process to a number of processors, so that all contestants have the same."""
+    """Restrict the process to a number of processors, so that all contestants use the same ones."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:number])
     try:
@@ -194,7 +194,7 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def _repeats(case: Case) -> int:
-    """Return the divisor of a call's time: the number of steps if single steps are measured, otherwise 1."""
+    """Return the number by which to divide a call's time: the number of steps for single steps, otherwise 1."""
     return case.steps if case.mode == STREAMING else 1
 
 

@@ -28,7 +28,7 @@ def stored(case: Case, arguments: Arguments) -> list[Tensor]:
 
 
 def as_torchs(case: Case, arguments: Arguments, results: Results) -> Results:
-    """Convert a built-in cell's results to the gradients of torch's parameters."""
+    """Convert the parameter gradients in a built-in cell's results to those of torch's parameters."""
     layer = TORCH_LAYERS[_TORCH_NAMES[case.cell][1]]
     kept = [tensor.requires_grad_() for tensor in stored(case, arguments)]
     others = dict(results)
@@ -53,7 +53,7 @@ def ready_module(module: nn.Module, case: Case, arguments: Arguments, *, packed:
         module: returns the output and the state.
         case: the case.
         arguments: the case's arrays.
-        packed: whether the module of a case with packed batches gets a PackedSequence; otherwise a padded tensor.
+        packed: whether to pass the input of a case with packed batches as a PackedSequence or as a padded tensor.
     """
     if not case.trains:
         return Ready(lambda: _forward(module, arguments.x), lambda y: {"output": y.numpy()})

@@ -33,7 +33,7 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Otherwise its threads keep spinning after a call and take processor time from the next contestant.
+        # Otherwise the session's threads keep spinning after a call and take processor time from the next contestant.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(_model(case, arguments), options, providers=["CPUExecutionProvider"])
         x = arguments.x.numpy()

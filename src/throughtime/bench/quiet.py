@@ -16,7 +16,7 @@ class Look(NamedTuple):
 
     Attributes:
         peak: the arithmetic rate without memory access, in FLOP/s.
-        handover: seconds until one thread sees what another has written; longer if a host has moved them apart.
+        handover: seconds until one thread sees a value that another has written; longer if a host has moved them apart.
     """
 
     peak: float
@@ -27,7 +27,7 @@ class Quiet:
     """Detect whether other processes or virtual machines currently use the processors.
 
     Args:
-        threads: the number of threads to be used.
+        threads: the number of threads that the measurements use.
     """
 
     def __init__(self, threads: int) -> None:
@@ -60,5 +60,5 @@ class Quiet:
 
 @cache
 def quiet(threads: int) -> Quiet:
-    """Return the instance shared by all measurements of a process."""
+    """Return the `Quiet` for this number of threads, which all measurements of the process share."""
     return Quiet(threads)

@@ -1,4 +1,4 @@
-"""Format measurements: as data, as one page of summaries, and as tables of every shape."""
+"""Format measurements as plain data, as a page of summaries, and as tables of all sizes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Report:
         seconds: the minimum time to measure each case.
         measurements: one per case.
         absent: the contestants that could not take part, with the reasons.
-        unmeasured: the names of the cases that there was no time for.
+        unmeasured: the names of the cases for which no time was left.
     """
 
     machine: Machine
@@ -100,17 +100,17 @@ class Report:
 
     @property
     def summaries(self) -> list[Summary]:
-        """Compare each cell with each contestant: one summary per grid of sizes, or per size for single steps."""
+        """Comparisons of each cell with each contestant: one per grid of sizes, or per hidden size for single steps."""
         groups: dict[tuple[str, str, str | int], list[Measurement]] = {}
         for m in self.measurements:
-            # A single step of a small layer is nearly all overhead, one of a large layer nearly all arithmetic.
+            # A single step of a small layer is nearly all overhead, a step of a large layer nearly all arithmetic.
             group = m.case.hidden if m.case.mode == STREAMING else m.case.grid
             groups.setdefault((m.case.mode, m.case.cell, group), []).append(m)
         return [summary for group in groups.values() for summary in _summaries(group)]
 
     @property
     def worst(self) -> list[tuple[Case, str, float]]:
-        """Return the sizes with the lowest ratios: the case, the fastest other contestant, and its time over ours."""
+        """The sizes with the lowest ratios: the case, the fastest other contestant, and its time over ours."""
         found = [
             (m.case, *min(((t.contestant, t.ratio) for t in m.times if t.contestant not in _OURS), key=itemgetter(1)))
             for m in self.measurements

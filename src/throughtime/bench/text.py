@@ -19,7 +19,7 @@ from throughtime.bench.cases import TEXT, Case
 from throughtime.bench.contestant import Ready
 from throughtime.bench.modules import torch_name
 
-_STEPS = 100  # per training
+_STEPS = 100  # per training run
 _TOKENS = 64
 _FIRST = 32  # the first printable character
 _RATE, _DROPOUT, _CLIP = 0.004, 0.1, 1.0
@@ -138,7 +138,11 @@ def _tokens(case: Case) -> Tensor:
 
 
 def _of_metrics(rows: Sequence[dict[str, float | None]]) -> _Training:
-    """Time only the steps: a step's row includes its validation, and the next row the checkpoint after it."""
+    """Return the median time of the steps alone, and the last loss.
+
+    A step with a validation is left out, since its time includes it, and so is the next step, whose time includes the
+    checkpoint.
+    """
     times = [row["time"] or 0.0 for row in rows]
     validated = [row["valid_loss"] is not None for row in rows]
     seconds = [times[k] - times[k - 1] for k in range(1, len(rows)) if not (validated[k] or validated[k - 1])]

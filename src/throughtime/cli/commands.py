@@ -1,4 +1,4 @@
-"""The commands and their summaries; imports nothing, so that any installation can list them."""
+"""The commands and their summaries. This module imports nothing, so that any installation can list them."""
 
 ABOUT = "Recurrent networks you can see through, at full speed."
 

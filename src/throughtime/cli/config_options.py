@@ -21,7 +21,7 @@ from throughtime.spelling import SHORT_FORMS, flag
 from throughtime.training.config import NetworkOptions, TrainConfig, TrainingOptions
 
 _GROUPS: tuple[type[Options], ...] = (NetworkOptions, TrainingOptions)
-_GENERAL = "text"  # the task whose options --help shows if none is named
+_GENERAL = "text"  # --help shows the options of this task if no task is named
 # Headings in the help, each keyed by the first field below it.
 _HEADINGS = {"cell": "Network", "batch": "Training", "epochs": "How long", "seed": "Run"}
 _SEVERAL = ("cell_options", "knob")  # repeatable options

@@ -160,7 +160,7 @@ def _data(by_lag: dict[str, NDArray[Any]], losses: int) -> dict[str, Any]:
 
 
 def _rounded(value: float) -> float:
-    """Round to the digits that single precision holds."""
+    """Round to the significant digits of single precision."""
     return float(f"{value:.7g}")
 
 
@@ -202,6 +202,6 @@ def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
 
 
 def _shortened(curves: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """Cut all curves at the lag where the last of them drops below the plot."""
+    """Cut all curves at the lag where the last of them drops below the plotted range."""
     seen = [n for curve in curves.values() for n, value in enumerate(curve) if value >= 10.0**-_DECADES]
     return {name: curve[: max(seen, default=0) + 2] for name, curve in curves.items()}

@@ -1,6 +1,6 @@
 """The `throughtime` command: its subcommands and how errors are reported.
 
-A subcommand's imports run only when it is invoked, so that help is instant.
+A subcommand's modules are imported only when it is invoked, so that help is instant.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Command(TyperCommand):
 
 
 class _Commands(TyperGroup):
-    """Load a command when it is run; listing commands needs only names and summaries."""
+    """A group that imports a command only when it runs; listing the commands needs only names and summaries."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)

@@ -93,5 +93,5 @@ def _write(found: Prediction, out: Path | None) -> int:
 
 
 def _rounded(row: Any) -> list[Any]:
-    """Round to the digits that single precision holds."""
+    """Round to the significant digits of single precision."""
     return [f"{value:.7g}" if isinstance(value, float) else value for value in row]

@@ -25,8 +25,8 @@ def cells_option(panel: str, purpose: str = "The cells") -> Any:
     """Return the `--cells` option.
 
     Args:
-        panel: its heading in the help.
-        purpose: the use of the cells, as the start of a sentence.
+        panel: the option's heading in the help.
+        purpose: the start of the help text, which says what the cells are used for.
     """
     return typer.Option(
         metavar="NAMES", help=f"{purpose}, separated by commas; each is {CELL_HELP}.", rich_help_panel=panel

@@ -16,7 +16,7 @@ from throughtime.training.evaluation import OnDevice, total
 
 _BLOCKS = 40
 _TERMS = 100_000  # the maximum number of held-out terms to measure
-_STREAMS = 10  # the number of parallel streams that a text is read in
+_STREAMS = 10  # the number of parallel streams in which a text is read
 
 
 def compared_figure(task: Task[Any], part: Any) -> tuple[str, bool]:
@@ -30,7 +30,7 @@ def compared_figure(task: Task[Any], part: Any) -> tuple[str, bool]:
 
 
 def block_figures(model: SequenceModel, task: Task[Any], part: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Compute the metric of each block, and each block's number of terms; blocks are the same for every network.
+    """Compute each block's metric and number of terms; the blocks are the same for every network.
 
     Args:
         model: the network.

@@ -228,7 +228,7 @@ def _train(
 
 
 class _Ends:
-    """Count the runs that ended and report them.
+    """Report each run that ends, and count them.
 
     Attributes:
         count: the number of runs that ended.
@@ -375,7 +375,7 @@ def _written(result: Mapping[str, Any], trials: Sequence[Trial], folder: Path) -
 
 
 def _finite(value: Any) -> Any:
-    """Replace an infinite horizon, which JSON can't represent, by "more than the window"."""
+    """Replace infinities and NaN, which JSON can't represent, by None."""
     match value:
         case dict():
             return {key: _finite(each) for key, each in value.items()}

@@ -15,16 +15,16 @@ from throughtime.training.config import TrainConfig
 
 
 def folder_of(out: Any, config: TrainConfig, study: tuple[str, str], known: Sequence[str]) -> Path:
-    """Return the directory of a study, which may hold an earlier part of it.
+    """Return the directory of a study, which may contain earlier results of it.
 
     Args:
-        out: the directory that the user chose; named after the time, the study and the data if None.
+        out: the directory that the user chose; if None, one named after the time, the study and the data.
         config: the study's options.
-        study: the study's name in the directory's name, and in a message.
-        known: the names of files and directories of which a directory of such a study has at least one.
+        study: the study's name for the name of the directory, and for error messages.
+        known: names of files and directories; a directory of such a study contains at least one of them.
 
     Raises:
-        UserError: if the directory holds something else.
+        UserError: if the directory has other contents.
     """
     name, kind = study
     if out is not None:

@@ -13,7 +13,7 @@ from throughtime.tasks.base import Task
 
 
 def horizon_of(model: SequenceModel, task: Task[Any], part: Any, losses: int = LOSSES) -> int | None:
-    """Return the lag after which 1% of the gradient is left in the top layer.
+    """Return the lag at which 1% of the gradient is left in the top layer.
 
     Args:
         model: the network.

@@ -144,7 +144,7 @@ class _Measurement:
         folder: where each attempt is saved as soon as it ends.
 
     Raises:
-        RunError: if the folder holds something else.
+        RunError: if the folder has other contents.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ def _earlier(folder: Path, settings: Mapping[str, Any]) -> list[Attempt]:
     """Load the attempts of an earlier measurement in a folder.
 
     Raises:
-        RunError: if its settings differ, or the folder holds something else.
+        RunError: if its settings differ, or the folder has other contents.
     """
     file = folder / RESULT
     if not file.is_file():

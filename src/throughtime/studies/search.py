@@ -52,7 +52,7 @@ class Search:
 
     @property
     def space_in_words(self) -> dict[str, str]:
-        """The values that each option is chosen from, as text."""
+        """The values to choose each option from, as text."""
         return {dimension.name: str(dimension) for dimension in self.space}
 
     def config(self, values: Mapping[str, Any]) -> TrainConfig:
@@ -135,7 +135,7 @@ class Search:
 
 
 def finished(study: Study) -> list[Any]:
-    """Return the trials that have completed or been pruned."""
+    """Return the trials that were completed or pruned."""
     return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
 

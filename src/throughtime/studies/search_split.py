@@ -15,7 +15,10 @@ _MIN_TOKENS = 8  # the shortest validation text to split in half
 
 
 def split_off_test(data: Data[Any]) -> tuple[Data[Any], Any]:
-    """Split off the test part that the search must not see."""
+    """Return the data without the test part, which the search must not see, and the test part.
+
+    If there is none, half of the validation part becomes the test part if it can be split.
+    """
     valid, test = data.valid, data.test
     if test is None and isinstance(valid, Sequences) and len(valid) > 1:
         order = np.random.default_rng(0).permutation(len(valid))

@@ -136,7 +136,7 @@ def open_study(optuna: Any, search: Search, storage: str | None, defaults: Train
             if trial.state == optuna.trial.TrialState.RUNNING:  # the process was killed
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 retry(study, trial)
-    # A resumed search or another process must not repeat the same samples.
+    # A resumed search or another process must not draw the same samples again.
     drawn = seed + len(study.trials) + (os.getpid() if storage else 0)
     study.sampler = optuna.samplers.TPESampler(seed=drawn % 2**32)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=_WARM_UP)
@@ -144,7 +144,7 @@ def open_study(optuna: Any, search: Search, storage: str | None, defaults: Train
 
 
 def _settings(search: Search, defaults: TrainConfig) -> dict[str, Any]:
-    """Return the settings that all parts of a search must share."""
+    """Return the settings that all calls and processes of a search must share."""
     values = defaults.model_dump(mode="json")
     fixed = {name: values[name] for name in search.given if name in values and name not in ("data", "threads")}
     return {"task": defaults.task.task, "data": search.data.digest, **fixed, "space": search.space_in_words}

@@ -38,7 +38,7 @@ class Dimension:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
     def including(self, value: Any) -> Dimension:
-        """Extend the choices or bounds to include a value."""
+        """Return the dimension with its choices or bounds extended to include a value."""
         if not self.choices:
             return replace(self, low=min(self.low, value), high=max(self.high, value))
         return self if value in self.choices else replace(self, choices=tuple(sorted((*self.choices, value))))

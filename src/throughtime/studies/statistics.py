@@ -45,7 +45,7 @@ class Difference:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Return the difference as a dictionary."""
+        """The difference as a dictionary."""
         return {**vars(self), "real": self.real}
 
 
