@@ -113,7 +113,8 @@ def test_outputs_states_and_gradients_match_torch_for_all_arguments(case: dict[s
 
     results = [module(given_input, hx) for module in (ours, theirs)]
     tolerance = TOLERANCE[dtype]
-    assert_close(*results, tolerance)
+    # A projection to one unit can cancel to nearly 0, where no relative error is bounded.
+    assert_close(*results, tolerance, least=1e-5)
 
     leaves = [x, *([] if hx is None else flat(hx))]
     weights = [torch.randn_like(t) for t in flat(results[1])]

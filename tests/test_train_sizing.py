@@ -55,7 +55,7 @@ def test_the_largest_size_with_enough_steps_is_chosen(choose, per_unit, size):
 def test_the_faster_number_of_threads_is_chosen(choose, speed, threads):
     found, now = choose(lambda hidden, count: 0.01 / (speed if count > 1 else 1))
     assert found.config.training.threads == now == threads
-    assert f"{threads} thread" in found.why[1]
+    assert f"threads={threads}: faster than {3 - threads}" in found.why[1]
 
 
 def test_given_options_are_kept(choose):
