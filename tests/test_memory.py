@@ -149,7 +149,10 @@ def test_chrono_is_a_network_option():
     # The median of log(U(1, 99)) is log 50 = 3.91; the median of 500 samples deviates by about 0.05.
     assert bias[rows["forget"]].median().item() == pytest.approx(np.log(50), abs=0.3)
     np.testing.assert_allclose(bias[rows["input"]], -bias[rows["forget"]], rtol=1e-5)
-    for given, told in (({"cell": "rnn"}, "keeps a state and has a bias"), ({"cell": "lstm", "forget_bias": 1}, "remove one")):
+    for given, told in (
+        ({"cell": "rnn"}, "keeps a state and has a bias"),
+        ({"cell": "lstm", "forget_bias": 1}, "remove one"),
+    ):
         with pytest.raises(TrainingError, match=told):
             fit(kind(config.task), config=TrainConfig.of(kind, chrono=100, **given, **common))
 

@@ -1,4 +1,4 @@
-"""Real-time recurrent learning: update the sensitivities of a layer's state with respect to its parameters at each step.
+"""Real-time recurrent learning: update the sensitivities of a layer's state to its parameters at each step.
 
 With state s, parameters p and a step s' = f(s, x, p), the sensitivities J = ds/dp satisfy J' = (df/ds) J + df/dp. Both
 Jacobians come from the program's tangent. Only the elements of J that a parameter can reach are kept: within any

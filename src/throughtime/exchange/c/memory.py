@@ -76,7 +76,7 @@ class Memory:
         return id, first
 
     def _last_reads(self) -> dict[int, int]:
-        """Map each computed value to the last item that reads it, or to the number of items if it is read at the end."""
+        """Map each computed value to the last item that reads it; to the number of items if it is read at the end."""
         last: dict[int, int] = {}
         for n, item in enumerate(self.schedule.items):
             last.update({self.schedule.root(id): n for id in self.schedule.reads(item)})
@@ -104,7 +104,7 @@ class Memory:
         return held
 
     def _find_updated(self) -> None:
-        """Find states to update in place: only the loop that computes the new value, or earlier items, read the old one."""
+        """Find states to update in place: only the loop that computes the new value, or earlier items, read them."""
         items, body = self.schedule.items, self.schedule.body
         holders = {holder for holder, _ in self._held.values()}
         for k, state in enumerate(self.program.states):

@@ -279,7 +279,7 @@ def _snake_case(name: str) -> str:
 
 
 def _named(nodes: Any, *, masks: bool = False) -> set[str]:
-    """Return the names of the layers that a graph's links refer to, at any depth: those used as masks, or all others."""
+    """Return the names of the layers that a graph's links refer to, at any depth: only masks, or all others."""
     found: set[str] = set()
     given: list[Any] = []
     left = [nodes]

@@ -56,7 +56,7 @@ class FixedPoints:
 
     @property
     def timescales(self) -> Array:
-        """The number of steps in which each direction grows or shrinks by a factor of e, 1 / |ln |eigenvalue||, `[K, n]`."""
+        """The steps in which each direction grows or shrinks by a factor of e, 1 / |ln |eigenvalue||, `[K, n]`."""
         with np.errstate(divide="ignore"):
             return 1 / np.abs(np.log(np.abs(self.eigenvalues)))
 

@@ -90,8 +90,8 @@ def lyapunov(
         x: the model's input, `[T, B, ...]`; for a language model token ids `[T, B]` or `[T]`. Longer runs are more
             accurate: the error decreases as 1 / T.
         count: the number of exponents per layer, largest first; all by default.
-        interval: the number of steps between QR decompositions. Larger intervals are faster, but lose exponents that are
-            smaller than the largest by more than about 36 / interval.
+        interval: the number of steps between QR decompositions. Larger intervals are faster, but lose exponents that
+            are smaller than the largest by more than about 36 / interval.
         skip: the number of steps to skip at the beginning, until transients have decayed, and at the end, where steps
             only align the vectors.
         state: the initial state; defaults to the cell's own.

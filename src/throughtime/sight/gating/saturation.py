@@ -29,7 +29,7 @@ class Saturation:
     above: float
 
     def figure(self, title: str = "") -> Any:
-        """Return a plotly figure with a point per unit: the fraction shut on the x axis, the fraction open on the y axis."""
+        """Return a plotly figure with a point per unit: x is the fraction of steps shut, y the fraction open."""
         from throughtime.sight.figures import saturation_scatter
 
         return saturation_scatter(self, title)

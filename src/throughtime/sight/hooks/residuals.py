@@ -95,7 +95,7 @@ class Residuals(Hook):
 
     @property
     def separate_inputs(self) -> bool:
-        """Whether each direction of a layer above the lowest has an input of its own, because directions are not merged."""
+        """Whether each direction above the lowest layer has an input of its own, because directions are not merged."""
         return self.options.merge == "none" and len(self.layers) > 1
 
     def begin(self, layout: Layout) -> None:

@@ -55,7 +55,7 @@ class Reading:
             model's label with respect to each step, `[T]`.
         inputs: the numbers at each step, `[T, features]`, if the model reads numbers.
         features: the names of these features.
-        bit_probabilities: the model's probability of each feature, `[T, features]`, if the features are bits to predict.
+        bit_probabilities: the model's probability of each feature, `[T, features]`, if they are bits to predict.
     """
 
     tokens: Sequence[str]

@@ -21,8 +21,8 @@ def summary(data: ReportData) -> dict[str, Any]:
     """Summarize a report in a few numbers.
 
     Returns:
-        The numbers of `sequences`, `steps` and `unknown` tokens, `loss` in nats per answer and `bits_per_answer`, the same
-        in bits (both null if the answers are unknown), `horizons` by layer (null if beyond `largest_lag`), the
+        The numbers of `sequences`, `steps` and `unknown` tokens, `loss` in nats per answer and `bits_per_answer`, the
+        same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond `largest_lag`), the
         number of losses they were measured on as `horizon_losses`, the `sounds` played, and the most interesting
         `units`.
     """
