@@ -27,7 +27,7 @@ from throughtime.task_description import TaskDescription
 
 _NAM_VERSION, _NAM_SILENCE = "0.5.4", 48_000  # samples of silence that lead to a .nam file's initial state
 _MAX_SIZE, _MAX_LAYERS = 4096, 32
-_KERAS_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # their positions in torch's order
+_KERAS_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # each gate's index in torch's order
 _GUITARML = {"lstm": "LSTM", "gru": "GRU"}
 
 
@@ -65,7 +65,7 @@ class _Parts:
         """Convert a model.
 
         Raises:
-            UserError: if plugins can't hold the model.
+            UserError: if plugin formats can't represent the model.
         """
         if not isinstance(model, SequenceModel):
             raise UserError(f"{what} holds a whole network: expected a SequenceModel, got {type(model).__name__}.")
@@ -145,7 +145,7 @@ def to_rtneural(model: SequenceModel, path: str | Path) -> None:
         path: the file to write; replaced if it exists.
 
     Raises:
-        UserError: if the format can't hold the network.
+        UserError: if the format doesn't support the network.
     """
     parts = _Parts.of(model, "RTNeural's JSON")
     gates = _KERAS_GATES[parts.kind]
@@ -168,10 +168,10 @@ def to_rtneural(model: SequenceModel, path: str | Path) -> None:
 
 
 def from_rtneural(path: str | Path) -> SequenceModel:
-    """Read RTNeural's JSON with LSTM or GRU layers and a dense layer with one output.
+    """Read a network from RTNeural's JSON: LSTM or GRU layers, then a dense layer with one output.
 
     Raises:
-        ModelError: if the file is missing or damaged, or holds other layers.
+        ModelError: if the file is missing or damaged, or contains other layers.
     """
     data, path = _json(path), Path(path)
 
@@ -210,7 +210,7 @@ def to_nam(model: SequenceModel, path: str | Path, metadata: Mapping[str, Any] |
         metadata: the file's metadata, such as its name and author.
 
     Raises:
-        UserError: if the format can't hold the network.
+        UserError: if the format doesn't support the network.
     """
     parts = _Parts.of(model, "a .nam file")
     if parts.kind != "lstm":
@@ -242,10 +242,10 @@ def to_nam(model: SequenceModel, path: str | Path, metadata: Mapping[str, Any] |
 
 
 def from_nam(path: str | Path) -> SequenceModel:
-    """Read a Neural Amp Modeler file with LSTM layers, including its initial states.
+    """Read an LSTM network from a Neural Amp Modeler file, including its initial states.
 
     Raises:
-        ModelError: if the file is missing or damaged, or holds another architecture.
+        ModelError: if the file is missing or damaged, or contains another architecture.
     """
     data, path = _json(path), Path(path)
 
@@ -287,7 +287,7 @@ def to_guitarml(model: SequenceModel, path: str | Path) -> None:
         path: the file to write; replaced if it exists.
 
     Raises:
-        UserError: if the format can't hold the network.
+        UserError: if the format doesn't support the network.
     """
     parts = _Parts.of(model, "GuitarML's JSON")
     if len(parts.layers) > 1:
@@ -309,10 +309,10 @@ def to_guitarml(model: SequenceModel, path: str | Path) -> None:
 
 
 def from_guitarml(path: str | Path) -> SequenceModel:
-    """Read GuitarML's JSON with one LSTM or GRU layer.
+    """Read a network with one LSTM or GRU layer from GuitarML's JSON.
 
     Raises:
-        ModelError: if the file is missing or damaged, or holds another network.
+        ModelError: if the file is missing or damaged, or contains another kind of network.
     """
     data, path = _json(path), Path(path)
 

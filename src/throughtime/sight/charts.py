@@ -92,7 +92,6 @@ def bars(values: Mapping[str, float], *, title: str = "", x: str = "", log: bool
         x: the axis title.
         log: whether the axis is logarithmic.
 
-
     Returns:
         A plotly figure.
     """

@@ -36,7 +36,7 @@ def plotly() -> Any:
 
 
 def new_figure(title: str, x: str, y: str, **layout: Any) -> Any:
-    """Create an empty figure with our layout and axis titles."""
+    """Create an empty figure with the common layout and the given titles."""
     figure = plotly().Figure()
     axes = {"gridcolor": "#ddd", "zerolinecolor": "#bbb"}
     figure.update_layout(

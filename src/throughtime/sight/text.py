@@ -98,7 +98,7 @@ def _each(holds: Callable[[str], bool]) -> Callable[[str], Array]:
 
 
 def _since(pattern: str) -> Callable[[str], Array]:
-    """Count the characters since the last match of a pattern ended."""
+    """Return a function that counts the characters since the last match of a pattern ended."""
 
     def measure(text: str) -> Array:
         begins = np.zeros(len(text), np.int64)
@@ -111,7 +111,7 @@ def _since(pattern: str) -> Callable[[str], Array]:
 
 
 def _within(pattern: str) -> Callable[[str], Array]:
-    """Mark the characters within a match of a pattern."""
+    """Return a function that marks the characters within matches of a pattern."""
 
     def measure(text: str) -> Array:
         inside = np.zeros(len(text), np.int64)

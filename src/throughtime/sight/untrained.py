@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from throughtime.runs import Run
 
 VOCABULARY_SIZE = 64
-"""The vocabulary size of an untrained network, about the number of characters in an English text."""
+"""The vocabulary size of an untrained network, about the number of distinct characters in English text."""
 
 
 def untrained_model(
     cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: int = 0, **fields: Any
 ) -> SequenceModel:
-    """Create a language model of 64 tokens, initialized as `throughtime train` does.
+    """Create a language model with a vocabulary of 64 tokens, initialized as `throughtime train` does.
 
     Args:
         cell: the name of a built-in cell, or a cell of your own.

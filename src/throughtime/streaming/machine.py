@@ -10,7 +10,7 @@ from throughtime.streaming.network import Array, Network
 
 
 def machine(network: Network, rows: int, instruction_set: str) -> Any:
-    """Return the native engine's stream of a network, for `rows` sequences at a time."""
+    """Create the native engine's stream that runs a network for `rows` sequences at a time."""
     try:
         from throughtime import _native
         from throughtime.engines.native.plan import lower

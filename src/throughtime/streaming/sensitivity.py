@@ -1,4 +1,4 @@
-"""Real-time recurrent learning: carry the sensitivities of a layer's state to its parameters from step to step.
+"""Real-time recurrent learning: update the sensitivities of a layer's state to its parameters at each step.
 
 With state s, parameters p and a step s' = f(s, x, p), the sensitivities J = ds/dp satisfy J' = (df/ds) J + df/dp. Both
 Jacobians come from the program's tangent. Only the elements of J that a parameter can reach are kept: within any
@@ -62,6 +62,9 @@ def choose(program: Program, wanted: str | None, rows: int, itemsize: int) -> tu
             parameters reach only that unit, or where its sensitivities take at most `SMALL` bytes; otherwise "snap1".
         rows: the number of streams.
         itemsize: the size of a number in bytes.
+
+    Returns:
+        The program's structure, the method's name, and the groups of rows to keep sensitivities of.
 
     Raises:
         UserError: if the sensitivities would take more than `LARGEST` bytes.
@@ -129,7 +132,7 @@ class Sensitivities:
             block.advance(tangents, self.probes.color, args)
 
     def add_gradients(self, gradients: Sequence[Array], of_states: Array) -> None:
-        """Accumulate the gradients through the old state, whose gradient is `[rows, states]`."""
+        """Accumulate into `gradients` the gradients through the old state, given its own, `[rows, states]`."""
         for block in self.blocks:
             gradient = gradients[block.group.parameter]
             gradient[block.group.rows] += block.gradient(of_states).reshape(-1, *gradient.shape[1:])

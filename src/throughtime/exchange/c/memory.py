@@ -25,7 +25,7 @@ class Address:
 
     @property
     def element(self) -> str:
-        """Return the C expression of the value's element i."""
+        """The C expression of the value's element i."""
         if self.step is None:
             return self.base
         index = "i" if self.step else ""
@@ -33,7 +33,7 @@ class Address:
 
     @property
     def pointer(self) -> str:
-        """Return the C expression that points to the value."""
+        """The C expression of a pointer to the value's first element."""
         return f"{self.base} + {self.first}" if self.first else self.base
 
 
@@ -68,7 +68,7 @@ class Memory:
         return id in self.read or id in self._held
 
     def held(self, id: int) -> tuple[int, int]:
-        """Return the value in whose memory a value is stored, and the offset in it."""
+        """Return the value whose memory stores the given value, and the offset within it."""
         first = 0
         while id in self._held:
             id, start = self._held[id]
@@ -76,7 +76,7 @@ class Memory:
         return id, first
 
     def _last_reads(self) -> dict[int, int]:
-        """Find the last item that reads each computed value; the number of items for values read at the end."""
+        """Map each computed value to the last item that reads it; to the number of items if it is read at the end."""
         last: dict[int, int] = {}
         for n, item in enumerate(self.schedule.items):
             last.update({self.schedule.root(id): n for id in self.schedule.reads(item)})
@@ -104,7 +104,7 @@ class Memory:
         return held
 
     def _find_updated(self) -> None:
-        """Update a state in place if only the loop that computes it, or an earlier item, reads the old value."""
+        """Find states to update in place: only the loop that computes the new value, or earlier items, read them."""
         items, body = self.schedule.items, self.schedule.body
         holders = {holder for holder, _ in self._held.values()}
         for k, state in enumerate(self.program.states):

@@ -9,7 +9,7 @@ from throughtime.engines.native.fusion import accumulated_products
 from throughtime.program.core import LEAVES, Instruction, Program
 from throughtime.program.operations import OPERATIONS, PRODUCTS
 
-ALIASES = ("slice", "expand")  # values that share another value's memory
+ALIASES = ("slice", "expand")  # operations whose result shares its argument's memory
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The order of a program's step.
+    """The order in which the operations of a step run.
 
     Attributes:
-        body: the needed instructions, by the value that each computes. A product may have a second argument, to which
+        body: the instructions to run, by the value that each computes. A product may have a second argument, to which
             it adds, and an attribute `first`, its first row.
         items: the items in order.
     """
@@ -41,13 +41,13 @@ class Schedule:
     items: tuple[Item, ...]
 
     def root(self, id: int) -> int:
-        """Return the value whose memory a value shares."""
+        """Return the value that owns the memory of the given value."""
         while self.body[id].op in ALIASES:
             id = self.body[id].args[0]
         return id
 
     def reads(self, item: Item) -> Iterator[int]:
-        """Return the values that an item reads but does not compute."""
+        """Yield the values that an item reads but does not compute."""
         for id in item.values:
             for arg in self.body[id].args:
                 if arg not in item.values:

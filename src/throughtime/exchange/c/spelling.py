@@ -46,7 +46,7 @@ class Names:
 
 
 def number(value: float) -> str:
-    """Format a float32 constant with the fewest decimals that read back as the same value."""
+    """Format a float32 constant with the fewest digits that read back as the same value."""
     with np.errstate(over="ignore"):
         single = np.float32(value)
     if np.isinf(single):

@@ -20,11 +20,11 @@ _LEVELS = 127
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix in C, stored by columns.
+    """A matrix in C, in column-major order; a table is in row-major order.
 
     Attributes:
         name: the name of the array.
-        rows: the number of rows, which is also the distance between columns.
+        rows: the number of rows, which is also the distance between the columns of a column-major matrix.
         scale: the name of the array with a float scale for each row; None if the matrix is float32.
     """
 
@@ -33,7 +33,7 @@ class Matrix:
     scale: str | None = None
 
     def multiply_add(self, y: str, x: str, rows: int, columns: int, first: int = 0) -> str:
-        """Return the statement that adds a block of rows, multiplied by x, to y."""
+        """Return the C statement that multiplies a block of rows by x and adds the result to y."""
         start = f" + {first}" if first else ""
         if self.scale is None:
             return f"tt_multiply_add({y}, {self.name}{start}, {self.rows}, {x}, {rows}, {columns});"
@@ -66,10 +66,10 @@ class Weights:
         return found
 
     def matrix(self, start: str, name: str, values: Array, *, exact: bool = False) -> Matrix:
-        """Add a matrix `[rows, columns]`.
+        """Add a matrix `[rows, columns]` in column-major order.
 
         Args:
-            start, name: the start and the rest of the array's name.
+            start, name: the two parts of the array's name.
             values: the elements.
             exact: whether to keep the matrix in float32.
         """
@@ -86,7 +86,7 @@ class Weights:
         return Matrix(found, rows, self.vector(found, "scale", scale))
 
     def table(self, start: str, values: Array) -> Matrix:
-        """Add a table `[rows, width]` that is read row by row, stored by rows."""
+        """Add a table `[rows, width]` in row-major order, because it is read row by row."""
         found = self.names.new(start)
         singles = _singles(values, found)
         rows, width = singles.shape
@@ -105,10 +105,10 @@ class Weights:
 
 
 def dequantized(matrix: Array) -> Array:
-    """Return the matrix that an int8 matrix represents.
+    """Round a matrix to int8 and back, to the values that the C code uses.
 
     Args:
-        matrix: `[rows, columns]`.
+        matrix: the original matrix, `[rows, columns]`.
     """
     levels, scale = _rounded(_singles(matrix, "matrix"))
     return np.asarray(levels * scale[:, None], matrix.dtype)

@@ -1,1 +1,1 @@
-"""Keras support: read its files, and run its layers on throughtime's engines."""
+"""Read Keras files, and run Keras layers on throughtime's engines."""

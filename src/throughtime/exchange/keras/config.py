@@ -13,7 +13,7 @@ from torch import Tensor
 from throughtime.exchange.keras.layers import BIDIRECTIONAL, KINDS, Direction, KerasError
 from throughtime.exchange.keras.weights import DIRECTIONS, WeightSource
 
-_DEPTH = 32  # maximum nesting of models and wrappers; real files have a few levels
+_DEPTH = 32  # maximum nesting of models and wrappers; real files have only a few levels
 _MODELS = ("Sequential", "Functional", "Model")
 _RECURRENT = (*KINDS, "RNN", BIDIRECTIONAL)
 # Layers that don't pass masks on.
@@ -28,7 +28,7 @@ class KerasMask:
         layer: the layer's name.
         value: the masked value: token id 0 for an Embedding with `mask_zero`; for a Masking layer, the value that all
             features of a masked step have.
-        embedding: whether it is an Embedding.
+        embedding: whether the layer is an Embedding.
     """
 
     layer: str
@@ -264,7 +264,7 @@ def cells_of(kind: str, arguments: Mapping[str, Any]) -> list[tuple[str, dict[st
 
 
 def groups(layers: Sequence[Any]) -> Iterator[str]:
-    """List the default group names under which Keras stores these layers' weights."""
+    """Yield the default group names under which Keras stores these layers' weights."""
     counts: dict[str, int] = {}
     for layer in layers:
         name = _snake_case(layer["class_name"])
@@ -279,7 +279,7 @@ def _snake_case(name: str) -> str:
 
 
 def _named(nodes: Any, *, masks: bool = False) -> set[str]:
-    """List the layers that a graph's links refer to, at any nesting: those that compute masks, or all others."""
+    """Return the names of the layers that a graph's links refer to, at any depth: only masks, or all others."""
     found: set[str] = set()
     given: list[Any] = []
     left = [nodes]

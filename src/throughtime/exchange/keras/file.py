@@ -18,7 +18,7 @@ from throughtime.exchange.keras.weights import Named, Structured, WeightSource
 from throughtime.paths import missing
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
-_ALWAYS_UNPACKED = 1 << 24  # bytes, up to which files are unpacked whatever their compression ratio
+_ALWAYS_UNPACKED = 1 << 24  # size in bytes up to which files are unpacked regardless of their compression ratio
 _MAX_RATIO = 100  # maximum compression ratio of a real file
 
 
@@ -64,7 +64,7 @@ def read_keras(path: Path) -> Found:
 
 
 def _unconfigured(root: Structured, found: Found) -> None:
-    """Find groups that look like recurrent layers in a file that holds only weights."""
+    """Find the groups that look like recurrent layers in a weights-only file, and add them to `found`."""
     backwards: list[dict[str, Any]] = [{}, {"go_backwards": True}]
     for path, name, sources in root.layers():
 
@@ -93,7 +93,7 @@ def _keras_errors(path: Path) -> Iterator[None]:
 
 
 def _unzipped(content: bytes) -> tuple[Any, bytes]:
-    """Return the model's configuration and the content of its weights file."""
+    """Return the model's configuration and the content of its weights file from a `.keras` archive."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
         for name in (_CONFIG, _WEIGHTS):

@@ -273,7 +273,7 @@ def program_of(layer: KerasLayer, inputs: int, hidden: int, bias: bool, argument
 
 
 def _native(array: Array) -> Array:
-    """Copy an array in this machine's byte order."""
+    """Copy an array, converting it to native byte order."""
     return array.astype(array.dtype.newbyteorder("="), copy=True)
 
 

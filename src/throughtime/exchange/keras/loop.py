@@ -28,7 +28,7 @@ _DTYPES = ("float32", "float64")
 
 
 def keras_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """List the recurrent layers of all Keras models and layers in a torch module, with their paths; each once."""
+    """Yield each recurrent layer of the Keras models and layers in a torch module once, with its path."""
     keras = sys.modules.get("keras")
     if keras is None:
         return
@@ -60,7 +60,7 @@ def is_accelerated(layer: Any) -> bool:
 
 
 def accelerate_layer(layer: Any) -> str | None:
-    """Set throughtime's loop in a Keras layer.
+    """Replace a Keras layer's loop with throughtime's.
 
     Returns:
         The reason why the layer was not changed; None if it was.
@@ -180,7 +180,7 @@ class Loop:
 
 
 class _Masks(NamedTuple):
-    """The masks of a Keras cell's dropout, which Keras has drawn for the whole sequence.
+    """The dropout masks of a Keras cell, which Keras draws once for the whole sequence.
 
     Attributes:
         input: `[B, features]`, or one such mask for each gate; None without dropout.
@@ -298,7 +298,7 @@ def _cell_row(cell: Any) -> KerasLayer:
 
 
 def _function_name(function: Any) -> str | None:
-    """Return the name of a supported Keras activation."""
+    """Return the name of a Keras activation; None if it is unsupported."""
     from keras import activations
 
     return next((name for name in FUNCTIONS if getattr(activations, name) is function), None)

@@ -10,7 +10,7 @@ from typing import Protocol
 from throughtime.exchange.keras.hdf5 import Node
 from throughtime.exchange.keras.layers import Array, Direction, KerasError
 
-_DEPTH = 32  # maximum nesting of groups; real files have a few levels
+_DEPTH = 32  # maximum nesting of groups; real files have only a few levels
 _GROUPS = 10_000
 _KERNELS = ("kernel", "recurrent_kernel", "bias")
 DIRECTIONS = ("forward_layer", "backward_layer")  # attributes of Bidirectional
@@ -40,7 +40,7 @@ class WeightSource(Protocol):
         """Read the arrays of one of this layer's stacked cells, as `cell` does."""
 
     def cells(self) -> Iterator[str]:
-        """List the paths of all cells in the file."""
+        """Yield the paths of all cells in the file."""
 
     def is_part(self, cell: str, layer: str) -> bool:
         """Return whether a cell in the file belongs to the layer with this path."""
@@ -110,7 +110,7 @@ class Structured:
         return cell.startswith(f"{layer}/")
 
     def layers(self) -> Iterator[tuple[str, str, list[Structured]]]:
-        """List everything that looks like a recurrent layer: its path, its name and the location of each direction."""
+        """Yield the path, name and directions of each group that looks like a recurrent layer."""
         seen = set()
         for cell in self.cells():
             layer = re.sub("/cell(/cells/[^/]+)?$", "", f"/{cell}").lstrip("/")
@@ -202,10 +202,10 @@ class Named:
 
 
 def _groups(root: Node) -> Iterator[tuple[str, list[str]]]:
-    """List all groups with the names of their members.
+    """Yield the path of each group with the names of its members.
 
     Raises:
-        KerasError: if groups are nested too deeply.
+        KerasError: if there are too many groups, or they are nested too deeply.
     """
     left, seen = [""], 0
     while left:

@@ -61,7 +61,7 @@ def _external(proto: Any, name: str, dtype: np.dtype[Any], folder: Path | None) 
 
 
 def _inside(folder: Path, location: str, name: str) -> Path:
-    """Return the data file's path, only if it is in the model's directory: a model must not read other files."""
+    """Return the data file's path; raise UserError if it is outside the model's directory."""
     root = folder.resolve()
     path = (root / location).resolve() if location and "\0" not in location else root
     if path == root or Path(location).is_absolute() or not path.is_relative_to(root):

@@ -13,7 +13,7 @@ from throughtime.exchange.onnx.arrays import read_array
 from throughtime.exchange.onnx.graph import Array
 from throughtime.packages import require
 
-_FIRST_OPSET = 7  # the meaning of recurrent operators is unchanged since
+_FIRST_OPSET = 7  # recurrent operators have kept their meaning since this version
 _BRANCHES = ("then_branch", "else_branch")
 
 # Why an operator is not supported, and what to do instead.

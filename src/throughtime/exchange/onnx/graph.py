@@ -56,11 +56,11 @@ class Graph:
         self.outputs.append(_declared(given, dtype, shape))
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one result; returns the result's name."""
+        """Add a node with one result, and return the result's name."""
         return self.node(operator, inputs, 1, **attributes)[0]
 
     def node(self, operator: str, inputs: Sequence[str], results: int, **attributes: Any) -> list[str]:
-        """Add a node; returns the names of its results."""
+        """Add a node and return the names of its results."""
         from onnx import helper
 
         self._top._used.update(inputs)

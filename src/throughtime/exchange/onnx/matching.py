@@ -57,7 +57,7 @@ class _Match:
     def __init__(self, layer: OnnxLayer, base: Program, program: Program) -> None:
         self.base, self.program = base, program
         self.activation_indices = layer.activation_indices(base)
-        self.same: dict[int, int] = {}  # values of the base to equal values of the program
+        self.same: dict[int, int] = {}  # maps values of the base to equal values of the program
         self.activations: dict[int, Activation] = {}
         self.any: dict[float, float] = {}
 

@@ -47,7 +47,7 @@ class Stack(NamedTuple):
 
     @property
     def output_width(self) -> int:
-        """The number of output features; of each direction's output if they stay separate."""
+        """The number of output features, per direction if the directions stay separate."""
         width, taken = 0, self.program.inputs[0].width
         for layer in self.layers:
             width = self.options.merged_width(output_width(layer[0][0]))

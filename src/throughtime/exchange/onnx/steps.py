@@ -226,7 +226,7 @@ class Steps:
 
 
 def _consumed(block: Block) -> Iterator[str]:
-    """Return the names of all nodes' inputs, once per node."""
+    """Yield the names of all nodes' inputs, once per node."""
     for node in block.nodes:
         yield from set(node.inputs)
         for branch in node.branches:

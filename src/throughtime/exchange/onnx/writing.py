@@ -50,11 +50,11 @@ def to_onnx(
     `token_ids` `[T, B]` instead), the cell's inputs other than x by name, and `initial_STATE`
     `[layers * directions, B, width]` for each state of the cell. Its outputs are `output` (and `output_reverse` if the
     directions stay separate; `logits` for a language model) and `final_STATE`, to pass as `initial_STATE` with the next
-    steps. The metadata contain the initial states of a new sequence.
+    steps. The metadata contains the initial states of a new sequence.
 
     Args:
         module: a `Recurrent`, a throughtime `RNN`, `LSTM` or `GRU`, a `SequenceModel`, or a module that contains such
-            layers. The latter is exported by torch, after replacing the layers with their equivalents in torch.
+            layers. torch exports such a module, after the layers are replaced with their torch equivalents.
         path: the file to write; none by default.
         metadata: further metadata, by name.
         example: for a module that contains layers, an example input, or a tuple of inputs.

@@ -102,8 +102,8 @@ def to_torch(module: nn.Module) -> nn.Module:
 
     Returns:
         An `nn.RNN`, `nn.LSTM` or `nn.GRU`; torch's cell for a drop-in cell; or a copy of the containing module with
-        torch's layers. Where torch has two biases and a cell has one, the first holds it; a drop-in's two biases are
-        kept.
+        torch's layers. Where torch has two biases and the cell has one, `bias_ih` is the cell's bias and `bias_hh` is
+        0; a drop-in keeps its two biases.
 
     Raises:
         UserError: if torch has no such layer; the message names the unsupported feature.

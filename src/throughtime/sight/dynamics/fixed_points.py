@@ -89,7 +89,7 @@ def fixed_points(
             `throughtime.record` returns), or states as the module returns them, `[layers, N, H]`, in a tuple if the
             cell has several. About fifty states from different texts are a good start.
         x: the layers' constant input, `[input_size]`; for a language model a token id; 0 by default.
-        speed: the largest q that counts as fixed.
+        speed: the largest q that counts as a fixed point.
         iterations: the maximum number of iterations.
         min_distance: points closer to each other than this, relative to the size of a unit's state, count as one.
 
@@ -244,7 +244,7 @@ def _search(step: _Step, points: Tensor, iterations: int) -> Tensor:
 
 
 def _distinct(points: Tensor, q: Tensor, min_distance: float) -> tuple[list[int], list[int]]:
-    """Return the indices of the distinct points, slowest first, and how many points are at each."""
+    """Return the indices of the distinct points, slowest first, and the number of points merged into each."""
     kept: list[int] = []
     counts: list[int] = []
     for k in q.argsort().tolist():

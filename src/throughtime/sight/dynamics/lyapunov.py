@@ -50,7 +50,7 @@ class Exponents:
 
     @property
     def dimension(self) -> float:
-        """The Kaplan-Yorke dimension of the attractor: how many of the largest exponents sum to 0.
+        """The Kaplan-Yorke dimension of the attractor: the interpolated number of largest exponents whose sum is 0.
 
         It is a lower bound if only the largest exponents are known and their sum is positive.
         """
@@ -90,8 +90,8 @@ def lyapunov(
         x: the model's input, `[T, B, ...]`; for a language model token ids `[T, B]` or `[T]`. Longer runs are more
             accurate: the error decreases as 1 / T.
         count: the number of exponents per layer, largest first; all by default.
-        interval: the number of steps between QR decompositions. Larger is faster, but loses exponents smaller than the
-            largest by more than about 36 / interval.
+        interval: the number of steps between QR decompositions. Larger intervals are faster, but lose exponents that
+            are smaller than the largest by more than about 36 / interval.
         skip: the number of steps to skip at the beginning, until transients have decayed, and at the end, where steps
             only align the vectors.
         state: the initial state; defaults to the cell's own.

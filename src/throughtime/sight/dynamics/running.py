@@ -36,7 +36,7 @@ def one_way_residuals(model: Any, x: Any, state: Any, requests: Requests, what: 
 
 
 def require_one_way(recurrent: RecurrentLayers, what: str) -> RecurrentLayers:
-    """Raise an error for bidirectional layers, which have no joint state at a step.
+    """Return the recurrent module if its layers are unidirectional; others have no joint state at a step.
 
     Raises:
         UserError: if the layers are bidirectional.

@@ -15,7 +15,7 @@ LOW, HIGH = 0.1, 0.9
 
 @dataclass(frozen=True)
 class Saturation:
-    """How often each unit's gate is shut and how often it is open.
+    """The fractions of steps at which each unit's gate is shut and open.
 
     Attributes:
         low: the fraction of steps at which each unit's gate is below `below`, `[H]`.
@@ -29,7 +29,7 @@ class Saturation:
     above: float
 
     def figure(self, title: str = "") -> Any:
-        """Return a plotly figure with a point per unit: fraction shut to the right, fraction open to the top."""
+        """Return a plotly figure with a point per unit: x is the fraction of steps shut, y the fraction open."""
         from throughtime.sight.figures import saturation_scatter
 
         return saturation_scatter(self, title)
@@ -55,7 +55,7 @@ def saturation(values: Any, below: float = LOW, above: float = HIGH) -> Saturati
 
 @dataclass(frozen=True)
 class Timescale:
-    """How long each unit retains its state, according to its gate.
+    """The number of steps for which each unit retains its state, according to its gate.
 
     Attributes:
         mean: the mean over steps and sequences of the fraction of the old state that is kept, `[H]`.
@@ -76,7 +76,7 @@ class Timescale:
 
 
 def timescale(values: Any, keeps: str = "gate") -> Timescale:
-    """Compute the number of steps after which a gate has let a state decay.
+    """Compute the number of steps over which a gate lets a state decay to 1/e.
 
     In c' = f c + ..., each step multiplies the old state by the gate, so after n steps the product of n gates is left:
     exp(-n / tau) with tau = -1 / mean(ln f). Tallec & Ollivier (2018, arXiv:1804.11188) use 1 / (1 - f) for a constant

@@ -22,7 +22,7 @@ def backward_by_lag(run: CapturedRun, steps: Array, window: int) -> dict[str, Ar
     """Compute the gradient norms of the losses of the given steps, by lag.
 
     Args:
-        run: a run of a stack of layers, with the gradients of the loss at its top.
+        run: a run of a stack of layers, with the gradients of the loss at its top layer.
         steps: the steps s, `[S]`.
         window: the largest lag.
 
@@ -47,7 +47,7 @@ def backward_to_inputs(run: CapturedRun, steps: Array | None) -> Array:
     """Compute the gradient norms of the losses of the given steps with respect to all inputs of the stack.
 
     Args:
-        run: a run of a stack of layers, with the gradients of the loss at its top.
+        run: a run of a stack of layers, with the gradients of the loss at its top layer.
         steps: the steps s, `[S]`; None for the total loss, which counts as one step.
 
     Returns:
@@ -108,7 +108,7 @@ class _Stack:
         return found
 
     def _norms(self, steps: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
-        """Yield, from the top layer down, its name, whether its direction is reverse, and norms `[steps, S, B]`."""
+        """Yield each name from the top layer down, whether its direction is reverse, and norms `[steps, S, B]`."""
         at, rows = self._positions(steps), len(self.lengths)
         given = [self._at_loss(steps, at, g) for g in self.captured.outputs]
         passed = [self._at_loss(steps, at, g) for g in self.captured.passed]

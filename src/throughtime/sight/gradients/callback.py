@@ -98,7 +98,7 @@ class GradientWatch(Callback):
         steps: Array | None = None
         for prefix, module in recurrent_modules(pl_module).items():
             call = self._calls[prefix]
-            if not call.arrived:  # or it is not finite, which the training loop reports
+            if not call.arrived:  # or a gradient is not finite, which the training loop reports
                 continue
             run, gate_values = _again(pl_module, module, call, self.rows)
             steps = steps_with_a_loss(run)

@@ -47,7 +47,7 @@ class Flow:
 
     @property
     def layers(self) -> list[str]:
-        """The names of the layers from the lowest up; each direction is listed separately."""
+        """The names of the layers from bottom to top; each direction is listed separately."""
         return layer_names(self.norms)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Determine how far back a gradient reaches from its mean norm by lag."""
+"""Determine how far back a gradient reaches, given its mean norm by lag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure how far gradients reach from a sample of losses, for reports, commands and comparisons."""
+"""Measure how far back gradients reach, using a sample of losses, for reports, commands and comparisons."""
 
 from __future__ import annotations
 

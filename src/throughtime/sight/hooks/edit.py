@@ -48,7 +48,7 @@ def edit(
               full axis, or 1;
             - a function in the cell language (operators and `throughtime.language`) that maps the value to its
               replacement. Further parameters receive other values of the layer by name, with `_` for a dot:
-              `lambda forget, cell_previous: ...`. With the engine `reference` it may be any Python function of
+              `lambda forget, cell_previous: ...`. With the `reference` engine, it may be any Python function of
               tensors `[rows, H]`, where rows span one step or several.
         steps: the steps to edit, as a slice or a list; all by default.
         units: the elements of the value to edit, as a slice or a list; all by default.

@@ -39,7 +39,7 @@ def record(
 
     A value's name consists of the recurrent module's path in the model (omitted if there is only one), the layer,
     `reverse` for the reverse direction, and the name in the cell's equations: `layer0.forget`, `layer0.cell.previous`,
-    `encoder.layer1.reverse.input.pre`. Recording does not change a bit of the results or gradients.
+    `encoder.layer1.reverse.input.pre`. Recording leaves results and gradients bit-identical.
 
     Args:
         model: any torch module that contains throughtime's recurrent layers.
@@ -50,8 +50,8 @@ def record(
         budget_bytes: the memory limit; a run that would exceed it raises an error before it starts.
 
     Returns:
-        A context manager that yields the tape. The tape keeps the recorded values after the block ends, and receives
-        the gradients of its runs even then.
+        A context manager that yields the tape. The tape keeps the recorded values after the block ends, and still
+        receives the gradients of its runs.
 
     Raises:
         UserError: if a pattern matches no value, the budget is not a positive number, or the model has no throughtime
@@ -83,7 +83,7 @@ class Call(Mapping[str, Tensor]):
     """The recorded values of one run of a recurrent module: a mapping from names to `[T, B, H]`.
 
     Time is the first axis and sequences are in the caller's order, whatever the form of the input. Packed sequences are
-    padded with zeros. The values are detached, and may share memory with what backward reads.
+    padded with zeros. The values are detached, and may share memory with tensors that backward reads.
     """
 
     def __init__(self, values: Values) -> None:
@@ -223,7 +223,7 @@ def _unknown(name: str, known: list[str]) -> UserError:
 
 
 class _Part(NamedTuple):
-    """The elements to record of one value.
+    """The elements of a value to record.
 
     Attributes:
         name, label: its names in the layer's program and in the model.

@@ -49,7 +49,7 @@ class LayerResiduals:
 
     @property
     def width(self) -> int:
-        """Approximate number of values that the gradient program reads or writes per step and sequence."""
+        """The approximate number of values that the gradient program reads or writes per step and sequence."""
         program = self.plan.program
         return sum(i.width for i in program.inputs) + sum(s.width for s in program.states)
 
@@ -95,7 +95,7 @@ class Residuals(Hook):
 
     @property
     def separate_inputs(self) -> bool:
-        """Whether each direction of a layer above the lowest has an input of its own, because they are not merged."""
+        """Whether each direction above the lowest layer has an input of its own, because directions are not merged."""
         return self.options.merge == "none" and len(self.layers) > 1
 
     def begin(self, layout: Layout) -> None:
@@ -114,7 +114,7 @@ class Residuals(Hook):
         self._forward = augmented
         values = [augmented.outputs[k].value for k in self._plan.residuals]
         inputs = {i["index"]: id for id, i in enumerate(augmented.body) if i.op == INPUT}
-        self._more = [k for k in self._plan.inputs if k > 0]  # x is captured without them
+        self._more = [k for k in self._plan.inputs if k > 0]  # x is captured separately
         values += [inputs[k] for k in self._more]
         if self.options.merge == "product":
             values.append(program.outputs[0].value)

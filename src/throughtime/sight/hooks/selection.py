@@ -19,7 +19,7 @@ class Selection:
         chosen: a slice, or integers, of which negative ones count from the end; all if None.
 
     Raises:
-        UserError: if it is neither, or contains a number twice.
+        UserError: if `chosen` is neither a slice nor integers, or contains a number twice.
     """
 
     def __init__(self, what: str, chosen: Chosen) -> None:

@@ -90,7 +90,7 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
 
 
 def listed(names: Sequence[str], limit: int = 16) -> str:
-    """List the first names and the number of the remaining ones, for a message."""
+    """Format the first names and the number of remaining ones for a message."""
     shown = ", ".join(names[:limit])
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 

@@ -32,7 +32,7 @@ from throughtime.spelling import counted
 
 _PARTS = 4  # stages of the work: running, measuring dependencies, following gradients, scoring units
 _MIN_OCCURRENCES = 3  # a feature that occurs in fewer sequences or steps is ignored
-_MAX_ANSWERS = 60  # to compare units with
+_MAX_ANSWERS = 60  # the maximum number of answers to compare units with
 
 
 def collect(
@@ -83,7 +83,7 @@ def collect(
     _report_progress(progress, 4)
     outcome = {} if passage.part is None else run.task.outcome(model, passage.part, run.description.codecs)
     if reading.bit_probabilities is not None:
-        outcome.pop("rolls", None)  # the reading shows its own rolls
+        outcome.pop("rolls", None)  # the reading section already shows them
     return ReportData(
         title=f"Inside {run.path.resolve().name}",
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
@@ -226,7 +226,7 @@ def _values(name: str, steps: Array, tokens: Sequence[str] | None, more: Mapping
 
 
 def _features(reading: Reading) -> dict[str, Array]:
-    """Return features besides the text that units may follow: the position, the answers, the sounding keys."""
+    """Return the features other than the text's that units may follow: the position, the answers, the sounding keys."""
     found: dict[str, Array] = {}
     if len(reading.parts) >= _MIN_OCCURRENCES:
         found["the sequence"] = np.concatenate([np.arange(part.stop - part.start) for part in reading.parts])

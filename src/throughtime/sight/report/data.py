@@ -36,7 +36,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Reading:
-    """The input of a model and its answers: one text, or several sequences concatenated, T steps in all.
+    """The input of a model and its answers: one text, or several sequences concatenated, T steps in total.
 
     Attributes:
         tokens: the text of each step; its number if steps are times.
@@ -55,7 +55,7 @@ class Reading:
             model's label with respect to each step, `[T]`.
         inputs: the numbers at each step, `[T, features]`, if the model reads numbers.
         features: the names of these features.
-        bit_probabilities: the model's probability for each of them, `[T, features]`, if they are bits to predict.
+        bit_probabilities: the model's probability of each feature, `[T, features]`, if they are bits to predict.
     """
 
     tokens: Sequence[str]
@@ -125,7 +125,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Saturation:
-    """How often the units of a gate are nearly closed and nearly open.
+    """The fractions of steps at which the units of a gate are nearly closed and nearly open.
 
     Attributes:
         layer, gate: the names of the layer and the gate.
@@ -140,7 +140,7 @@ class Saturation:
 
 @dataclass(frozen=True)
 class Timescale:
-    """How many steps the units of a layer retain their state.
+    """The number of steps for which the units of a layer retain their state.
 
     Attributes:
         layer: the layer's name.
@@ -310,7 +310,7 @@ class Forecasts:
     """Forecasts and their errors.
 
     Attributes:
-        last: the last window of each of some series.
+        last: the last window of each series in a selection.
         worst: the windows with the largest errors.
         by_step: the mean absolute error at each row of the horizon, for the network and the baselines.
         lookback: the influence on forecasts of the row at each lag before their origin.
@@ -332,10 +332,10 @@ class ReportData:
         title: the heading.
         facts: short descriptions of the network and the text.
         step: the name of a step: "character", "word", "byte pair", "token", "step".
-        unit: the unit that a loss is per; defaults to the step.
-        measure: the unit of a loss.
+        unit: the denominator of the loss, as in "nats per character"; defaults to the step.
+        measure: the unit of the loss, such as "nats".
         warnings: notes to show at the top.
-        reading: the text; `values` has the units that shade it.
+        reading: the text or sequences, which the units in `values` shade.
         best_step: the training step whose weights were kept.
     """
 

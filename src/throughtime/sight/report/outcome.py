@@ -10,7 +10,7 @@ import numpy as np
 from throughtime.sight.report.data import Array, ConfusionMatrix, Table
 
 MISTAKES = 20
-_LABELS = 40  # at most, so that a confusion matrix stays readable
+_LABELS = 40  # the maximum number of labels, so that a confusion matrix stays readable
 _OTHERS = "(others)"
 
 

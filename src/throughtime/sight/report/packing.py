@@ -60,7 +60,7 @@ def shares(values: Array) -> Array:
 
 
 def quantized_influence(influence: Array) -> Array:
-    """Quantize sizes `[T, lags]` to one byte each on a log scale: 255 is a step's largest, 1 a thousandth of it."""
+    """Quantize norms `[T, lags]` to bytes on a log scale: 255 is a step's largest, 0 a thousandth of it or less."""
     sizes = np.nan_to_num(np.asarray(influence, np.float64))
     largest = sizes.max(1, keepdims=True, initial=0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -23,7 +23,7 @@ class Item:
     Attributes:
         inputs: the network's input, ids `[T]` or numbers `[T, F]`.
         targets: the right answers: an array with one per step, or a single one; None if unknown. If the network
-            predicts what comes next, the last step may lack one.
+            predicts the next step, the last step may lack one.
         tokens: the text of each step; None if steps are times.
         name: the sequence's name.
         unknown: which tokens are not in the vocabulary, `[T]`; none by default.
@@ -50,7 +50,7 @@ class Passage:
         causal: whether the answer at a step predicts the next step.
         separator: the text between two tokens.
         features: the names of the numeric inputs, or of the numbers drawn instead.
-        part: the data from which the sequences were chosen, with targets; None if those are unknown.
+        part: the data from which the sequences were chosen, with targets; None if the targets are unknown.
     """
 
     name: str

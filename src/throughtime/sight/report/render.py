@@ -79,7 +79,7 @@ def write(data: ReportData, path: str | Path) -> Path:
     """Write the page to a file atomically, replacing an existing report.
 
     Raises:
-        UserError: if the path holds something other than a report, or jinja2 or plotly is missing.
+        UserError: if the path exists but is not a report, or jinja2 or plotly is missing.
     """
     path = Path(path)
     require_writable(path)

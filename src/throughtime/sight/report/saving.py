@@ -21,7 +21,7 @@ def summary(data: ReportData) -> dict[str, Any]:
     """Summarize a report in a few numbers.
 
     Returns:
-        `sequences` and `steps` read, the number of `unknown` ones, `loss` in nats per answer and `bits_per_answer`, the
+        The numbers of `sequences`, `steps` and `unknown` tokens, `loss` in nats per answer and `bits_per_answer`, the
         same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond `largest_lag`), the
         number of losses they were measured on as `horizon_losses`, the `sounds` played, and the most interesting
         `units`.
@@ -59,7 +59,7 @@ def save_data(data: ReportData, report: Path) -> tuple[Path, Path]:
         report: the page's path; the files have the same name with other extensions.
 
     Raises:
-        UserError: if files with these names exist and hold something else.
+        UserError: if files with these names exist but contain something else.
     """
     from safetensors.numpy import save
 
@@ -76,7 +76,7 @@ def data_paths(report: Path) -> tuple[Path, Path]:
     """Return the paths that `save_data` writes.
 
     Raises:
-        UserError: if they hold something else.
+        UserError: if they exist but contain something else.
     """
     paths = report.with_suffix(".safetensors"), report.with_suffix(".json")
     for path in paths:

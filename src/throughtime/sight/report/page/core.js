@@ -26,7 +26,7 @@ const number = (value, digits = 2) =>
   !Number.isFinite(value) ? "–" : Math.abs(value) >= 10000 ? value.toExponential(1) : value.toFixed(digits).replace("-", "−");
 const percent = (share) => (share >= 0.995 ? "100%" : share >= 0.0995 ? `${(100 * share).toFixed(0)}%` : `${(100 * share).toFixed(1)}%`);
 
-// Make a token visible: line ends, tabs, control characters and direction marks get a sign.
+// Make a token visible: replace line ends, tabs, control characters and direction marks with symbols.
 const DIRECTION = /[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 const code = (c) => `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 const picture = (text) =>
@@ -67,7 +67,7 @@ function context(t, reach = 14, stop = t + 1) {
   return [span(t - reach, t), span(t, stop), span(stop, stop + reach)];
 }
 
-// Colors: an opaque ink in 256 strengths, so that letters stay readable.
+// Colors: a translucent ink in 256 strengths, so that letters stay readable.
 const STRONGEST = 0.7;
 const styles = getComputedStyle(document.documentElement);
 const variable = (name) => styles.getPropertyValue(name).trim();
@@ -100,7 +100,7 @@ function solid(name, strength) {
 
 const narrow = () => innerWidth < 576;
 
-// Place a tip next to the pointer, inside the window.
+// Show a tooltip next to the pointer, inside the window.
 function showTip(text, x, y) {
   const tip = byId("tip");
   tip.textContent = text;

@@ -1,4 +1,4 @@
-// The contents of the panel and the tip for a place in the text.
+// The contents of the panel and the tooltip for a place in the text.
 
 const valueAt = (t) => real(shown.value, shown.unit, rowOf(shown.value, shown.unit)[t]);
 

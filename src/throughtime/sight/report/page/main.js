@@ -11,7 +11,7 @@ function setTheme(wanted) {
   readPalette();
 }
 
-// Parts of the page may still be unpacked when the theme changes; they are repainted once all are there.
+// Parts of the page may still be unpacked when the theme changes; all are repainted once ready.
 let ready = false;
 
 function repaint() {

@@ -3,7 +3,7 @@
 const longestPart = Math.max(0, ...PARTS.map(({ start, stop }) => stop - start));
 const CELL = longestPart > 150 ? 4 : READING?.kind === "curves" && longestPart < 40 ? 20 : 8; // pixels per step, if steps are times
 const GUTTER = 42; // pixels to the left of the steps
-const CURVES = 6; // features to draw
+const CURVES = 6; // the maximum number of features to draw
 const CURVE_HEIGHT = 72;
 const TRACE_HEIGHT = 44;
 const canvases = []; // each part's picture and trace

@@ -1,4 +1,4 @@
-// Piano rolls: the notes, and below them the probability that the network gave each key.
+// Piano rolls: the notes, and below them the network's probability of each key.
 
 const KEY = 4; // pixels per key
 const BETWEEN = 22; // pixels between the two rolls, and above the first

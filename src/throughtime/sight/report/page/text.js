@@ -76,12 +76,12 @@ function letGoOfAll() {
   choose(null);
 }
 
-// In a narrow window the toolbar's first rows scroll away while the unit stays visible.
+// In a narrow window, the toolbar's first rows scroll away while the unit stays visible.
 function placeToolbar() {
   byId("toolbar").style.top = narrow() ? `${6 - byId("unit").parentElement.offsetTop}px` : "";
 }
 
-// Find the token a number of displayed lines below, or the last one.
+// Find the token a number of displayed lines below (above if negative), or the last one in that direction.
 function inLine(lines) {
   const way = Math.sign(lines);
   const left = spans[shown.at].offsetLeft;
@@ -130,7 +130,7 @@ function choosesShade(name) {
   shown.shade = name;
 }
 
-// How much the answer at t depends on the input at s, as a level; null if not measured.
+// The influence of the input at s on the answer at t, from 0 to 255; null if not measured.
 function reachOf(t, s) {
   if (partIndex[t] !== partIndex[s]) return null;
   if (WHOLE) return arrays.label_influence[s];

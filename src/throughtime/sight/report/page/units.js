@@ -1,7 +1,7 @@
 // Choose a layer, a value and a unit, and show a gallery of interesting units.
 
 const GALLERY = 12;
-const ALIKE = 2; // units that follow the same feature
+const ALIKE = 2; // the maximum number of units that follow the same feature
 const EXCERPT = 150; // tokens
 
 const orders = {
