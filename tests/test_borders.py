@@ -856,7 +856,7 @@ def test_an_input_without_memory_is_rejected(gradients: bool) -> None:
 
 @pytest.fixture(scope="module")
 def distributed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The errors of two processes with gloo by case; empty text if there was none."""
+    """The error message of each case, run in two processes with gloo; empty if the case passed."""
     printed = run_python(DISTRIBUTED.read_text(), tmp_path_factory.mktemp("gloo") / "meeting", OMP_NUM_THREADS="1")
     found: dict[str, str] = json.loads(printed.splitlines()[-1])
     assert len(found) == 11

@@ -1,4 +1,4 @@
-"""Connectivity of models of labels, tags and notes, compared with plain autograd."""
+"""Connectivity of models that predict labels, tags and notes, compared with plain autograd."""
 
 import numpy as np
 import pytest

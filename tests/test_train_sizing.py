@@ -14,7 +14,7 @@ from throughtime.training.start import Start
 
 @pytest.fixture
 def choose(tmp_path, monkeypatch):
-    """Return the choice on a machine with given step times by size and number of threads."""
+    """Return a function that fits a configuration to given step times, by size and number of threads."""
     data_path = write_text(tmp_path / "text.txt", 20_000)
 
     def choose(seconds, given=(), all_threads=2, **options):

@@ -252,7 +252,7 @@ class Run:
             raise UserError(explained(error.errors()[0], kind.Options.model_fields)) from None
 
     def trained_on(self, paths: Sequence[str | Path]) -> list[str]:
-        """Return the paths that are among the files and directories that the run was trained on."""
+        """Return the paths that the run was trained on, either directly or as part of a directory."""
         own = [Path(path) for path in self.config.task.data or () if path != "-"]
         found = [(str(path), Path(path).absolute()) for path in paths if path != "-"]
         return [name for name, path in found if any(path == each or each in path.parents for each in own)]
@@ -317,11 +317,11 @@ class Run:
             raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
 
     def headline(self) -> Headline:
-        """Return the metric that represents the run, by which its weights were selected.
+        """Return the run's headline metric, by which its weights were selected.
 
         Returns:
-            Its value on the test data, or on the validation data if there are none; for an unfinished run, the best
-            validation value so far.
+            The metric's value on the test data, or on the validation data if there are none; for an unfinished run, the
+            best validation value so far.
 
         Raises:
             RunError: if a file is damaged.

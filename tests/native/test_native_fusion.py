@@ -17,7 +17,7 @@ from throughtime.program.legality import require_legal
 
 
 def check(program: Program) -> None:
-    """Compare with the reference engine; reordered sums of three terms differ by some rounding errors of 1e-16."""
+    """Compare with the reference engine; reordered sums of three terms differ by a few times 1e-16."""
     for derived in family(program):
         arguments = random_arguments(derived, 5, 7)
         assert_close(flat(run_on(NativeEngine(), derived, 5, *arguments)), flat(run(derived, arguments, 5)), 1e-13)

@@ -47,7 +47,7 @@ def evaluate(
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Results are shown next to those of the task's baselines. A text is read as one sequence, carrying the state."""
+    """Results are shown next to those of the task's baselines. A text is read as one sequence."""
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once

@@ -289,7 +289,7 @@ def _again(
     needed: Sequence[bool],
     as_operator: bool,
 ) -> list[Tensor | None]:
-    """Compute differentiable gradients by repeating the run as a closed one.
+    """Compute differentiable gradients by repeating the forward run with `closed=True` (see `Pass.differentiable`).
 
     Args:
         this, operands, as_operator: the run.

@@ -17,8 +17,8 @@ CHUNK_ELEMENTS = 1 << 20
 def softmax_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """Compute the summed cross-entropy between softmax(weight @ hidden + bias) and the targets.
 
-    The gradients of all three are computed in the same pass, one chunk of rows at a time, so memory grows with the
-    number of rows and the vocabulary size, but not with their product.
+    The gradients of `hidden`, `weight` and `bias` are computed in the same pass, one chunk of rows at a time, so
+    memory grows with the number of rows and the vocabulary size, but not with their product.
 
     Args:
         hidden: `[rows, width]`.

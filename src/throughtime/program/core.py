@@ -187,7 +187,7 @@ class Program:
 
     @cached_property
     def values(self) -> Mapping[str, int]:
-        """The index in the body of each named value."""
+        """The index of each named value in the program's body, by name."""
         return MappingProxyType(dict(self.names))
 
     @cached_property

@@ -40,7 +40,7 @@ def from_data(content: Any) -> Program:
     """Convert data from `to_data` back to a program.
 
     Raises:
-        ProgramError: if the data are not a program, have another format version, or are not legal.
+        ProgramError: if the data are not a program, have another format version, or are not legal programs.
     """
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:

@@ -115,7 +115,7 @@ class _Forward(Derivation):
         return self.input(kind, k, f"{name}.tangent", width)
 
     def _of(self, id: int) -> Symbol:
-        """Return a value's tangent; zero if it depends on nothing with a direction."""
+        """Return a value's tangent; zero if the value depends on no perturbed input."""
         if id in self.tangents:
             return self.tangents[id]
         return self.builder.constant(0.0, self.program.body[id].width)

@@ -1,4 +1,4 @@
-"""Compare cells on a task with equal parameters, an equal budget and several seeds."""
+"""Compare cells on a task with equal parameter counts, equal budgets and several seeds."""
 
 from __future__ import annotations
 

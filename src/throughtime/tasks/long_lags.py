@@ -35,7 +35,7 @@ _SHOWN = 64  # sequences that represent the training data
 
 
 class LagOptions(SequenceOptions):
-    """Options of generated tasks.
+    """Options for generated tasks.
 
     Attributes:
         lag: the number of steps to remember across.

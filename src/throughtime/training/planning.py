@@ -274,7 +274,7 @@ def _measured(
 
 
 def _reach_speed(model: SequenceModel, task: Task[Any], data: Data[Any]) -> tuple[float, float]:
-    """Measure the time to read a sequence and the time to follow one of its losses."""
+    """Measure the seconds to run a sequence, and the seconds to backpropagate each of its losses."""
     (sequence, *_) = followed(task, data.valid)
     times = {}
     for losses in (1, 1, _TIMED_LOSSES):  # the first call also derives the gradient's programs

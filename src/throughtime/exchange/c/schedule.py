@@ -1,4 +1,4 @@
-"""Order the operations of a layer's step for C: loops over units and matrix products."""
+"""Order the operations of a layer's step for C: matrix products and loops over units."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _flatten(node: Node, x: Tensor) -> Tensor:
 
 
 def _indices(indices: Tensor, rows: int, device: torch.device) -> Tensor:
-    """Convert negative indices into an axis, and check the range."""
+    """Convert negative indices along an axis to non-negative ones, and check that all are in range."""
     indices = indices.to(device, torch.int64)
     if indices.numel() and not -rows <= int(indices.min()) <= int(indices.max()) < rows:
         raise ValueError(f"an index is out of range for {rows} rows")

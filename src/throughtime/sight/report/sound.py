@@ -77,6 +77,6 @@ def means(values: Array, window: int) -> Array:
 
 
 def track(name: str, samples: Array) -> Track:
-    """Make a track of mono samples to play, averaging channels."""
+    """Make a playable mono track, averaging the channels if there are several."""
     flat = np.asarray(samples, np.float32)
     return Track(name, flat.mean(1) if flat.ndim == 2 else flat)
