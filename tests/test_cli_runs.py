@@ -337,6 +337,8 @@ def test_evaluation_without_data_uses_the_held_out_data(trained, capsys):
 def test_evaluation_on_training_data_is_pointed_out(trained, text, capsys):
     assert main(["evaluate", str(trained[0]), str(text)]) == 0
     assert f"note: the run was trained on data in {text}; " in capsys.readouterr().err
+    run, nested = Run.open(trained[0]), text.parent / "nowhere" / ".." / text.name
+    assert run.trained_on([text.parent, nested, "-", text.with_name("other.txt")]) == [str(text.parent), str(nested)]
 
 
 def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):

@@ -114,7 +114,7 @@ def test_outputs_states_and_gradients_match_torch_for_all_arguments(case: dict[s
     results = [module(given_input, hx) for module in (ours, theirs)]
     tolerance = TOLERANCE[dtype]
     # A projection to one unit can cancel to nearly 0, where no relative error is bounded.
-    assert_close(*results, tolerance, least=1e-5)
+    assert_close(*results, tolerance, least=1e-5 if arguments.get("proj_size") == 1 else 1e-30)
 
     leaves = [x, *([] if hx is None else flat(hx))]
     weights = [torch.randn_like(t) for t in flat(results[1])]

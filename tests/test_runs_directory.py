@@ -9,6 +9,7 @@ import torch
 from tiny_training import train_tiny
 
 import throughtime
+from throughtime.cli.main import main
 from throughtime.errors import RunError
 from throughtime.runs import Run
 from throughtime.stored import RUN_FORMAT
@@ -50,6 +51,16 @@ def test_damage_is_reported_with_the_file(path, name, damage):
     file.write_bytes({"cut": content[: len(content) // 2], "emptied": b"", "other": b"\xff[1, 2]"}[damage])
     with pytest.raises(RunError, match=f"damaged.*{name}"):
         use(path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"steps": 3, "valid": {"loss": 1.0}, "test": null}'])
+def test_a_result_without_its_fields_is_damage(path, content, capsys):
+    (path / "result.json").write_text(content)
+    with pytest.raises(RunError, match=r"damaged: result\.json"):
+        _ = Run.open(path).result
+    assert main(["runs", str(path.parent)]) == 0
+    assert path.name in capsys.readouterr().out
+    assert main(["info", str(path)]) == 2
 
 
 @pytest.mark.parametrize("name", ["task.json", "program.json"])

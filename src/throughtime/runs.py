@@ -18,6 +18,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from throughtime import tasks
 from throughtime.errors import ModelError, RunError, UserError, VersionError
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from throughtime.nn.sequence_model import SequenceModel
+
+
+_RESULT_FIELDS = ("steps", "epochs", "seconds", "best_step", "measured", "valid", "test", "samples")
 
 
 @dataclass(frozen=True)
@@ -252,10 +256,10 @@ class Run:
             raise UserError(explained(error.errors()[0], kind.Options.model_fields)) from None
 
     def trained_on(self, paths: Sequence[str | Path]) -> list[str]:
-        """Return the paths that the run was trained on, either directly or as part of a directory."""
+        """Return the paths that overlap with the run's training data: equal to it, inside it, or containing it."""
         own = [Path(path) for path in self.config.task.data or () if path != "-"]
-        found = [(str(path), Path(path).absolute()) for path in paths if path != "-"]
-        return [name for name, path in found if any(path == each or each in path.parents for each in own)]
+        found = [(str(path), Path(os.path.abspath(path))) for path in paths if path != "-"]
+        return [name for name, path in found if any(path.is_relative_to(p) or p.is_relative_to(path) for p in own)]
 
     @property
     def device(self) -> torch.device:
@@ -309,8 +313,11 @@ class Run:
         if not self.finished:
             return None
         try:
-            result: dict[str, Any] = json.loads(read_text(self.path / RESULT))
-            return result
+            result = json.loads(read_text(self.path / RESULT))
+            missing = [name for name in _RESULT_FIELDS if not isinstance(result, dict) or name not in result]
+            if missing:
+                raise ValueError(f"{', '.join(missing)} missing")
+            return cast("dict[str, Any]", result)
         except RunError:
             raise
         except ValueError as error:

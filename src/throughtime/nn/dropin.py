@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.engines import get
 from throughtime.engines.base import Layout
 from throughtime.engines.capture import is_graph_captured, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
@@ -30,13 +29,6 @@ from throughtime.program.core import Program
 
 class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
     """Base class of the three layers, which maps torch's parameters to the parameters of the layers' programs."""
-
-    engine: str | None = None
-
-    def _set_engine(self, engine: str | None) -> None:
-        if engine is not None:
-            get(engine)
-            self.engine = engine
 
     def forward(self, input: Any, hx: Any = None, *, reset: Tensor | None = None) -> Any:
         """Run the layers over all steps.

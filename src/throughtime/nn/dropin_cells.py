@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.engines import get
 from throughtime.engines.base import Layout
 from throughtime.engines.capture import is_graph_captured, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
@@ -26,13 +25,9 @@ from throughtime.program.core import Program
 class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
     """Base class of the three single-step cells."""
 
-    engine: str | None = None
-
     def __init__(self, *args: Any, engine: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if engine is not None:
-            get(engine)
-            self.engine = engine
+        self._set_engine(engine)
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Run one step.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from throughtime.engines import get
 from throughtime.errors import UserError
 
 _log = logging.getLogger("throughtime")
@@ -23,9 +24,16 @@ class Substitute(nn.Module):
 
     Attributes:
         original: torch's class.
+        engine: the engine that runs the module; the best one for each input if None.
     """
 
     original: ClassVar[type[nn.Module]]
+    engine: str | None = None
+
+    def _set_engine(self, engine: str | None) -> None:
+        if engine is not None:
+            get(engine)  # rejects unknown names
+            self.engine = engine
 
     @property
     def __class__(self) -> type[Any]:

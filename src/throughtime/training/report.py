@@ -45,7 +45,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
     from throughtime.sight.report.data import ReportData
 
     result, task = run.result, run.task
-    part, words = ("test", "test") if result and result["test"] else ("valid", "validation")
+    part = run.headline().part
     figures = {name: value for name, value in result[part].items() if name != "baselines"} if result else {}
     rows = task.figure_rows(figures) if figures else []
     model = run.model()
@@ -56,7 +56,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
         title=f"How {run.path.resolve().name} learned",
         facts=[
             *facts(run),
-            *(f"{label} {value} on {words} data" for label, value in rows[:1]),
+            *(f"{label} {value} on the {'test' if part == 'test' else 'validation'} data" for label, value in rows[:1]),
             f"to look inside: throughtime inspect {run.path}",
         ],
         step=task.unit,
