@@ -1,5 +1,7 @@
 """Mistakes on the command line: each is reported in a sentence that says what to do, without a traceback."""
 
+import subprocess
+import sys
 from unittest.mock import patch
 
 import pytest
@@ -96,32 +98,45 @@ def test_mistake_is_reported_with_what_to_do(arguments, directory, monkeypatch, 
     assert sorted(path.name for path in directory.iterdir()) == before  # no files are left behind
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("train missing.txt", "missing.txt: no such file or directory"),
-        ("train empty.txt", "empty.txt is empty"),
-        ("train text.txt --valid missing.txt", "missing.txt: no such file or directory"),
-        ("train text.txt --init-from missing", "missing: no such file or directory"),
-        ("train text.txt --out labels", "labels already exists; choose another directory"),
-        ("evaluate run missing.txt", "missing.txt: no such file or directory"),
-        ("predict labels missing.txt", "missing.txt: no such file or directory"),
-        ("inspect run missing.txt", "missing.txt: no such file or directory"),
-        ("horizon run --data missing.txt", "missing.txt: no such file or directory"),
-        ("compare missing.txt", "missing.txt: no such file or directory"),
-        ("tune missing.txt", "missing.txt: no such file or directory"),
-    ],
-)
-def test_bad_paths_are_reported_before_torch_is_loaded(arguments, message, directory, monkeypatch, capsys):
-    def loaded(*_):
-        raise AssertionError("torch is loaded first")
+IN_PATHS_AND_DATA = {
+    "train missing.txt": "missing.txt: no such file or directory",
+    "train empty.txt": "empty.txt is empty",
+    "train text.txt --valid missing.txt": "missing.txt: no such file or directory",
+    "train text.txt --init-from missing": "missing: no such file or directory",
+    "train text.txt --out labels": "labels already exists; choose another directory",
+    "train text.txt --horizon 4": "expected a .csv, .tsv or .parquet file. Task: forecast (a horizon is set)",
+    "train table.csv --target nothing --horizon 4": "table.csv has no column 'nothing' for --target",
+    "train tiny.txt": "use a longer text",
+    "train text.txt --task audio": "text.txt can't be read as sound",
+    "evaluate run missing.txt": "missing.txt: no such file or directory",
+    "evaluate run table.parquet": "table.parquet is not UTF-8",
+    "evaluate run text.txt --windows 3": "--windows and --step are for forecasts",
+    "evaluate labels text.txt": "the known labels are 'A', 'B'",
+    "predict labels missing.txt": "missing.txt: no such file or directory",
+    "predict labels table.csv": "labels",
+    "inspect run missing.txt": "missing.txt: no such file or directory",
+    "horizon run --data missing.txt": "missing.txt: no such file or directory",
+    "horizon run --data table.parquet": "table.parquet is not UTF-8",
+    "compare missing.txt": "missing.txt: no such file or directory",
+    "tune missing.txt": "missing.txt: no such file or directory",
+}
 
+
+def test_mistakes_in_paths_and_data_are_reported_before_torch_is_loaded(directory):
     (directory / "empty.txt").touch()
-    monkeypatch.chdir(directory)
-    for name in ("train", "evaluate", "predict", "inspect", "horizon", "compare", "tune"):
-        monkeypatch.setattr(f"throughtime.cli.{name}.starting", loaded)
-    assert main(arguments.split()) == 2
-    assert message in capsys.readouterr().err
+    (directory / "table.parquet").write_bytes(b"PAR1\xff\xfe" * 100)
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None  # an import of torch fails\n"
+        "from throughtime.cli.main import main\n"
+        "for arguments in sys.argv[1:]:\n"
+        "    print(f'\\n{arguments} ->', main(arguments.split()), file=sys.stderr, flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, *IN_PATHS_AND_DATA]
+    printed = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True).stderr
+    for arguments, message in IN_PATHS_AND_DATA.items():
+        before, _, printed = printed.partition(f"{arguments} -> 2\n")
+        assert message in before, (arguments, before)
 
 
 def test_folder_of_texts_reports_the_inferred_task_and_why(directory, monkeypatch, capsys):

@@ -27,6 +27,7 @@ from throughtime.training.config import TrainConfig
 from throughtime.training.evaluation import measured
 from throughtime.training.fitting import Fit
 from throughtime.training.planning import Throughput, make_plan
+from throughtime.training.start import Start
 
 BUDGET, STEP, VALIDATING = 60.0, 0.2, 0.1  # seconds
 REPORT, SAMPLES = 1.1, 6  # to write the report, in seconds of CPU time; to draw samples, in training steps
@@ -309,7 +310,7 @@ def test_time_before_training_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "write_report", lambda run, data: None)
     monkeypatch.setattr(loop, "make_plan", partial(make_plan, clock=lambda: 1004.0))
     options = {**TINY, "steps": None, "minutes": 0.1, "data": write_text(tmp_path / "text.txt")}
-    run = loop.train_since(1000.0, out=tmp_path / "run", progress=False, **options)
+    run = loop.train_from(Start.of({**options, "out": tmp_path / "run"}), 1000.0, progress=False)
     assert run.plan.seconds == pytest.approx(6 - run.plan.reserve - 4)
     assert "of 6.0 s are needed before the first step" in run.log.read_text()
 
@@ -318,5 +319,5 @@ def test_a_budget_without_time_for_a_step_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_plan", partial(make_plan, clock=lambda: 1012.0))
     options = {**TINY, "steps": None, "minutes": 0.2, "data": write_text(tmp_path / "text.txt")}
     with pytest.raises(TrainingError, match=r"minutes=0\.2 leaves no time to train: 12\.0 s .* at least minutes=0\.4$"):
-        loop.train_since(1000.0, out=tmp_path / "run", progress=False, **options)
+        loop.train_from(Start.of({**options, "out": tmp_path / "run"}), 1000.0, progress=False)
     assert not (tmp_path / "run").exists()

@@ -4,10 +4,8 @@ import pytest
 import torch
 from tiny_training import TINY, train_tiny, write_text
 
-from throughtime import tasks
 from throughtime.runs import Run
 from throughtime.training import loop, sizing
-from throughtime.training.config import TrainConfig
 from throughtime.training.planning import make_plan
 from throughtime.training.start import Start
 
@@ -17,21 +15,17 @@ def choose(tmp_path, monkeypatch):
     """Return a function that fits a configuration to given step times, by size and number of threads."""
     data_path = write_text(tmp_path / "text.txt", 20_000)
 
-    def choose(seconds, given=(), all_threads=2, **options):
+    def choose(seconds, all_threads=2, **options):
         def timed(task, data, training, model, batch, limit, clock):
             return seconds(model.recurrent.hidden_size, torch.get_num_threads())
 
         monkeypatch.setattr(sizing, "step_seconds", timed)
-        config = TrainConfig.of(data=str(data_path), engine="reference", **{"minutes": 1, **options})
-        task = tasks.get("text")(config.task)
-        data = task.prepare()
-        from throughtime import cells
-
+        start = Start.of({"data": str(data_path), "engine": "reference", "minutes": 1, **options})
+        data = start.read()
         before = torch.get_num_threads()
         torch.set_num_threads(all_threads)
         try:
-            start = Start(config, cells.lstm)
-            found = sizing.fitted(start, {"minutes", *given}, task, data, task.interface(data.codecs))
+            found = sizing.fitted(start, data, start.task.interface(data.codecs))
             return found, torch.get_num_threads()
         finally:
             torch.set_num_threads(before)
@@ -59,10 +53,10 @@ def test_the_faster_number_of_threads_is_chosen(choose, speed, threads):
 
 
 def test_given_options_are_kept(choose):
-    found, now = choose(lambda hidden, count: 1e-6, ["hidden_size"], hidden_size=7, threads=2)
+    found, now = choose(lambda hidden, count: 1e-6, hidden_size=7, threads=2)
     assert (found.config.network.hidden_size, found.config.network.dropout, now) == (7, 0.3, 2)
     assert found.why == []
-    found, _ = choose(lambda hidden, count: 1.0, ["dropout"], dropout=0.25)
+    found, _ = choose(lambda hidden, count: 1.0, dropout=0.25)
     assert (found.config.network.hidden_size, found.config.network.dropout) == (64, 0.25)
 
 

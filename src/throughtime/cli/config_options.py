@@ -16,7 +16,6 @@ from throughtime import tasks
 from throughtime.cli.cell_option import CELL_HELP
 from throughtime.errors import TrainingError
 from throughtime.options import Options
-from throughtime.paths import require_data
 from throughtime.spelling import SHORT_FORMS, flag
 from throughtime.training.config import NetworkOptions, TrainConfig, TrainingOptions
 
@@ -94,20 +93,6 @@ def from_file(path: Path) -> dict[str, Any]:
     if not isinstance(fields.get("config"), dict):
         return fields
     return {name: value for name, value in fields["config"].items() if name != "out" and value is not None}
-
-
-def require_startable(config: TrainConfig) -> None:
-    """Report mistakes in the paths of a configuration, before torch is loaded.
-
-    Raises:
-        DataError: if data don't exist or are empty.
-        RunError: if the run to start from can't be opened, or the directory for the new run is in use.
-    """
-    require_data([*(config.task.data or ()), *filter(None, (config.task.valid, config.task.test))])
-    if config.network.init_from is not None:
-        from throughtime.runs import Run
-
-        Run.open(config.network.init_from)
 
 
 def _fields() -> Iterator[tuple[str, type[Options]]]:

@@ -15,7 +15,7 @@ from throughtime.cli.arguments import (
     RunArgument,
 )
 from throughtime.cli.figures import evaluation_rows
-from throughtime.cli.output import announce, show_json, show_rows, starting
+from throughtime.cli.output import announce, show_json, show_rows
 from throughtime.paths import display_path, require_data
 
 
@@ -25,8 +25,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[DATA]",
-            help="Files and directories; - is standard input, for text. Default: the test data of the run, or the "
-            "validation data if there are none.",
+            help="Files and directories; for text, - is standard input; for effects, pass a dry and a wet sound. "
+            "Default: the test data of the run, or the validation data if there are none.",
         ),
     ] = None,
     *,
@@ -49,8 +49,10 @@ def evaluate(
 ) -> None:
     """Results are shown next to those of the task's baselines. A text is read as one sequence."""
     from throughtime.runs import Run
+    from throughtime.training.display import Display
+    from throughtime.training.inference import Inference
 
-    opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+    opened = Run.open(run)
     require_data(data or ())
     announce(opened, data or ["the held-out data"])
     if seen := opened.trained_on(data or ()):
@@ -59,9 +61,6 @@ def evaluate(
             "to measure on data it hasn't seen, leave DATA out or pass other data",
             file=sys.stderr,
         )
-    with starting():
-        from throughtime.training.display import Display
-        from throughtime.training.inference import Inference
     with Display(shown=True) as display:
         inference = Inference(opened, data or None, encoding_errors, knob or None, engine, display.progress)
         found = inference.evaluate(windows, step)

@@ -78,10 +78,11 @@ def horizon(
 
         opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
         require_data(data or ())
+        part = _part(opened, data)
         with starting():
             from throughtime.sight.gradients.sampling import followed, reach_of
 
-            sequences = followed(opened.task, _part(opened, data), steps, streams)
+            sequences = followed(opened.task, part, steps, streams)
             reach = reach_of(opened.model(engine), sequences, lags, opened.plan.losses)
         found, losses = {str(opened.path): reach.by_lag}, reach.losses
     else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from throughtime.cli.arguments import DataArgument, EncodingErrorsOption, EngineOption, KnobOption, RunArgument
-from throughtime.cli.output import announce, starting
+from throughtime.cli.output import announce
 from throughtime.errors import UserError
 from throughtime.files import require_directory_of
 from throughtime.paths import display_path, require_data
@@ -48,8 +48,10 @@ def predict(
 ) -> None:
     """Writes one row per sequence, or per step if the network predicts every step; for effects, a sound file."""
     from throughtime.runs import Run
+    from throughtime.training.display import Display
+    from throughtime.training.inference import Inference
 
-    opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+    opened = Run.open(run)
     kinds = (*_KINDS, *opened.task.prediction_files)
     if out is not None and out.suffix not in kinds:
         raise UserError(f"{display_path(out)}: unsupported extension; use {', '.join(kinds)}.")
@@ -57,9 +59,6 @@ def predict(
         require_directory_of(out)
     require_data([*data, *([update] if update is not None else ())])
     announce(opened, data)
-    with starting():
-        from throughtime.training.display import Display
-        from throughtime.training.inference import Inference
     with Display(shown=True) as display:
         inference = Inference(opened, data, encoding_errors, knob or None, engine, display.progress)
         if out is not None and out.suffix not in _KINDS:

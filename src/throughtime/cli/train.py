@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from throughtime.cli.cell_option import named_cell
-from throughtime.cli.config_options import from_file, require_startable, with_config_options
+from throughtime.cli.config_options import from_file, with_config_options
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
 from throughtime.spelling import command, counted, duration, flag, option
-from throughtime.stored import require_new
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
 
@@ -113,19 +112,18 @@ def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], start
         with starting():
             from throughtime.training import loop
         return loop.replay(replay, **fields)
-    from throughtime import tasks
+    from throughtime.training.display import Display
+    from throughtime.training.start import Start
 
     cell = named_cell(str(fields["cell"])) if "cell" in fields else None
-    task, _ = tasks.chosen(fields.get("task"), fields)
-    named = {"cell": cell.name} if cell else {}
-    config = TrainConfig.of(task, **{k: v for k, v in fields.items() if k != "task"} | named)
-    require_startable(config)
-    if config.training.out is not None:
-        require_new(Path(config.training.out))
-    fields["cell"] = cell
+    start = Start.of({k: v for k, v in fields.items() if k not in ("task", "cell")}, fields.get("task"), cell)
+    data = None
+    if rank() == 0:  # the other processes wait for the first one's run
+        with Display(shown=True) as display:
+            data = start.read(display.progress)
     with starting():
         from throughtime.training import loop
-    return loop.train_since(started, **fields)
+    return loop.train_from(start, started, data)
 
 
 def _show(run: Run) -> None:

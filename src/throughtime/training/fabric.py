@@ -32,7 +32,7 @@ _PATIENCE = timedelta(hours=2)  # the timeout for other processes, one of which 
 
 
 def require_possible(training: TrainingOptions) -> None:
-    """Check that this machine supports the options, before reading or writing anything.
+    """Check that this machine supports the options, before anything is written.
 
     Raises:
         TrainingError: if it doesn't.

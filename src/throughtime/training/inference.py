@@ -1,4 +1,7 @@
-"""Use trained networks: evaluate, predict, and sample."""
+"""Use trained networks: evaluate, predict, and sample.
+
+Data are read before torch is loaded, so that mistakes in them are reported at once.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from throughtime.errors import DataError, UserError
-from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
 from throughtime.spelling import option
 from throughtime.tasks.base import Figures, Prediction, Progress, Task
 from throughtime.tasks.generative import Generative
-from throughtime.training.evaluation import measured
 from throughtime.training.reloading import data_of
+
+if TYPE_CHECKING:
+    from throughtime.nn.sequence_model import SequenceModel
 
 KnobSettings = Mapping[str, float | Sequence[float]] | Sequence[str]
 """Knob settings of a device: one value for all sounds or one per sound, by name; or texts such as "gain=0.7"."""
@@ -82,7 +86,12 @@ class Inference:
     @cached_property
     def model(self) -> SequenceModel:
         """The run's network, on the run's device."""
-        return self.run.model(self.engine).to(self.run.device)
+        if self.progress:
+            self.progress("loading the network", 0, 1)
+        model = self.run.model(self.engine).to(self.run.device)
+        if self.progress:
+            self.progress("loading the network", 1, 1)
+        return model
 
     def evaluate(self, windows: int | None = None, step: int | None = None) -> Evaluation:
         """Evaluate the network along with the task's baselines.
@@ -94,10 +103,13 @@ class Inference:
         Raises:
             UserError: if there are options for other data, but no such data.
         """
-        task, model, codecs = self.task, self.model, self.run.description.codecs
+        task, codecs = self.task, self.run.description.codecs
         part = self._held_out() if self.paths is None else task.read(self.paths, codecs, self.progress)
         if windows is not None or step is not None:
             part = task.rolling(part, windows, step)
+        model = self.model
+        from throughtime.training.evaluation import measured
+
         figures = measured(model, task, part, progress=self.progress)
         return Evaluation(
             {**figures, **task.usage_figures(model, codecs)},
@@ -110,12 +122,12 @@ class Inference:
         Args:
             update: see `throughtime.predict`.
         """
-        task, model, codecs = self.task, self.model, self.run.description.codecs
+        task, codecs = self.task, self.run.description.codecs
         if update is None:
             part = task.read_inputs(self._given(), codecs, self.progress)
         else:
             part = task.read_update(self._given(), update, codecs, self.progress)
-        return task.predict(model, part, codecs)
+        return task.predict(self.model, part, codecs)
 
     def write_prediction(self, out: str | Path) -> str:
         """Write predictions to a file in the task's own format, such as a sound file for an effect.

@@ -6,7 +6,7 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,14 +14,14 @@ from typing import Any, Unpack
 
 import torch
 
-from throughtime import cells, tasks
+from throughtime import tasks
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.files import DISK_FULL
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run
 from throughtime.spelling import command, duration, option
-from throughtime.stored import INITIAL, remover, require_new
+from throughtime.stored import INITIAL, remover
 from throughtime.tasks.base import Data, Task
 from throughtime.training.building import build_model
 from throughtime.training.callbacks import (
@@ -81,27 +81,20 @@ def train(
         DataError: if the data can't be read or are unsuitable.
         RunError: if the directory for the run already exists.
     """
-    return train_since(time.monotonic(), task=task, cell=cell, progress=progress, **options)
+    return train_from(Start.of(options, task, cell), time.monotonic(), progress=progress)
 
 
-def train_since(
-    started: float,
-    *,
-    task: str | type[Task[Any]] | None = None,
-    cell: str | Cell | None = None,
-    progress: bool = True,
-    **options: Unpack[TrainOptions],
-) -> Run:
-    """Train as `train` does, with a time budget that started at `started` (in `time.monotonic` seconds)."""
-    definition = None if cell is None else cells.get(cell)
-    named = {} if definition is None else {"cell": definition.name}
-    chosen, why = tasks.chosen(task, options)
-    config = TrainConfig.of(chosen, **named, **options).anywhere()
-    require_possible(config.training)
-    given = {*named, *(name for name, value in options.items() if value is not None)}
-    start = Start.of(config, given, definition)
-    config = start.config
-    return _new_run(config.training, progress, lambda *more: _begin(start, given, why, started, *more))
+def train_from(start: Start, started: float, data: Data[Any] | None = None, progress: bool = True) -> Run:
+    """Train a new run, as `train` does.
+
+    Args:
+        start: the starting point.
+        started: when the time budget started, in `time.monotonic` seconds.
+        data: the data if they have been read, otherwise None.
+        progress: whether to show progress bars and about ten lines with losses on standard error.
+    """
+    require_possible(start.config.training)
+    return _new_run(start.config.training, progress, lambda *more: _begin(start, data, started, *more))
 
 
 def replay(path: str | Path, *, out: str | Path | None = None, progress: bool = True) -> Run:
@@ -225,28 +218,23 @@ def _new_run(
 
 
 def _begin(
-    start: Start,
-    given: Collection[str],
-    why: str,
-    started: float,
-    display: Display,
-    undo: list[Callable[[], None]],
+    start: Start, data: Data[Any] | None, started: float, display: Display, undo: list[Callable[[], None]]
 ) -> tuple[Run, Data[Any], list[str]]:
     """Read the data, make the plan and create the run's directory; append its remover to `undo`.
 
     Returns:
         The run, its data, and notes on the choices made.
     """
-    config = start.config
-    if config.training.out is not None:
-        require_new(Path(config.training.out))
-    task = tasks.get(config.task.task)(config.task)
-    data = task.prepare(display.progress, start.codecs)
-    notes = [f"task: {task.name}{why and f' ({why})'}", *data.notes]
+    if start.run is not None:
+        start.run.weights()  # rejects a damaged file
+    if data is None:
+        data = start.read(display.progress)
+    task = start.task
+    notes = [f"task: {start.task_in_words}", *data.notes]
     if start.run is not None:
         notes.append(f"starting from the weights of {display_path(start.run.path)}")
     interface = task.interface(data.codecs)
-    chosen = fitted(start, given, task, data, interface)
+    chosen = fitted(start, data, interface)
     start = replace(start, config=chosen.config)
     config, training = chosen.config, chosen.config.training
     programs = start.programs(interface)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import RunError
-from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
 from throughtime.stored import INITIAL
 from throughtime.tasks.base import Data, Progress
-from throughtime.training.building import build_model
+
+if TYPE_CHECKING:
+    from throughtime.nn.sequence_model import SequenceModel
 
 
 def data_of(run: Run, progress: Progress | None = None) -> Data[Any]:
@@ -33,6 +32,8 @@ def data_of(run: Run, progress: Progress | None = None) -> Data[Any]:
 
 def untrained(run: Run) -> SequenceModel:
     """Return a run's network as it was before the first step, without changing torch's generator."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.training.seed)
         return begun_model(run).eval()
@@ -44,6 +45,8 @@ def begun_model(run: Run) -> SequenceModel:
     Raises:
         RunError: if a file of the run is damaged.
     """
+    from throughtime.training.building import build_model
+
     interface = run.task.interface(run.description.codecs)
     model = build_model(run.config.network, run.programs, interface, run.config.training.engine)
     model.task = run.description

@@ -9,14 +9,14 @@ threads, and the faster setting is used.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from throughtime.spelling import setting
-from throughtime.tasks.base import Data, Interface, Task
+from throughtime.tasks.base import Data, Interface
 from throughtime.training.building import build_model, device_for
 from throughtime.training.config import TrainConfig
 from throughtime.training.planning import step_seconds
@@ -42,33 +42,25 @@ class Fitted:
     why: list[str]
 
 
-def fitted(
-    start: Start,
-    given: Collection[str],
-    task: Task[Any],
-    data: Data[Any],
-    interface: Interface,
-    clock: Callable[[], float] = time.monotonic,
-) -> Fitted:
+def fitted(start: Start, data: Data[Any], interface: Interface, clock: Callable[[], float] = time.monotonic) -> Fitted:
     """Choose the options that a run with a time budget leaves open.
 
     Args:
-        start: the starting point of the run; torch's generators are left unchanged.
-        given: the names of the options that the user set, which are kept.
-        task: the task.
+        start: the starting point of the run; options that the user set are kept.
         data: the data.
         interface: the network's inputs and outputs.
         clock: a function that returns the time in seconds.
 
     Returns:
-        The configuration, unchanged if there is no budget. Torch's number of threads is set to the chosen one.
+        The configuration, unchanged if there is no budget. Torch's number of threads is set to the chosen one; its
+        generators are left unchanged.
     """
     config = start.config
     minutes = config.training.minutes
     if minutes is None:
         return Fitted(config, [])
     sizes = [config.network.hidden_size]
-    if start.run is None and not {"hidden_size", "embed"} & set(given):
+    if start.run is None and not {"hidden_size", "embed"} & set(start.given):
         sizes = [size for size in SIZES if size < config.network.hidden_size] + sizes
     counts = [torch.get_num_threads()]
     timed = config.training.threads is None and config.training.processes == 1 and counts[0] > 1
@@ -76,7 +68,7 @@ def fitted(
         counts = [1, *counts]
     if len(sizes) == len(counts) == 1:
         return Fitted(config, [])
-    trials = _Trials(start, given, task, data, interface, counts, 60 * minutes, clock)
+    trials = _Trials(start, data, interface, counts, 60 * minutes, clock)
     chosen = trials.of(sizes[0])
     for size in sizes[1:]:
         tried = trials.of(size)
@@ -113,8 +105,6 @@ class _Trials:
     def __init__(
         self,
         start: Start,
-        given: Collection[str],
-        task: Task[Any],
         data: Data[Any],
         interface: Interface,
         counts: list[int],
@@ -122,7 +112,8 @@ class _Trials:
         clock: Callable[[], float],
     ) -> None:
         training = start.config.training
-        self._start, self._given, self._task, self._data, self._interface = start, given, task, data, interface
+        task = start.task
+        self._start, self._task, self._data, self._interface = start, task, data, interface
         self._counts, self._limit, self._clock = counts, budget * _TRIAL_SHARE, clock
         self._batch = task.fitting_batch(data, training.batch, training.processes)
         batches = task.batches(data.train, self._batch)
@@ -134,11 +125,11 @@ class _Trials:
         config = self._start.config
         if size != config.network.hidden_size:
             update: dict[str, Any] = {"hidden_size": size}
-            if "dropout" not in self._given:
+            if "dropout" not in self._start.given:
                 update["dropout"] = round(config.network.dropout * size / config.network.hidden_size, 2)
             config = config.model_copy(update={"network": config.network.model_copy(update=update)})
         with torch.random.fork_rng(devices=[]):
-            programs = Start(config, self._start.cell, self._start.run).programs(self._interface)
+            programs = replace(self._start, config=config).programs(self._interface)
             model = build_model(config.network, programs, self._interface, config.training.engine)
         found = {}
         before = torch.get_num_threads()

@@ -1,22 +1,25 @@
-"""The starting point of a new run: a cell, or the network, codecs and weights of another run."""
+"""The starting point of a new run: its options, and a cell or the network, codecs and weights of another run.
+
+This module doesn't import torch, so mistakes in options and data are reported before torch is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 from throughtime import cells, tasks
 from throughtime.codecs import Codecs
-from throughtime.errors import RunError, TrainingError
-from throughtime.paths import display_path
+from throughtime.errors import DataError, RunError, TrainingError
+from throughtime.paths import display_path, require_data
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.runs import Run
 from throughtime.spelling import option, setting
-from throughtime.stored import WEIGHTS
-from throughtime.tasks.base import Interface
-from throughtime.training.building import programs_of
+from throughtime.stored import WEIGHTS, require_new
+from throughtime.tasks.base import Data, Interface, Progress, Task
 from throughtime.training.config import TrainConfig
 
 _SHARED = ("cell", "cell_options", "hidden_size", "num_layers", "bidirectional", "embed", "tie")
@@ -30,34 +33,53 @@ class Start:
     Attributes:
         config: the options; with `init_from`, network options come from the other run.
         cell: the cell; None if the programs come from another run.
+        given: the names of the options that the user set.
         run: the run that provides programs, codecs and weights; None to initialize new ones.
+        why: the reason why the task was chosen; "" if the user named it.
     """
 
     config: TrainConfig
     cell: Cell | None
+    given: Collection[str]
     run: Run | None = None
+    why: str = ""
 
     @classmethod
-    def of(cls, config: TrainConfig, given: Collection[str], cell: Cell | None) -> Self:
-        """Resolve the starting point of a configuration.
+    def of(
+        cls, options: Mapping[str, Any], task: str | type[Task[Any]] | None = None, cell: str | Cell | None = None
+    ) -> Self:
+        """Resolve the starting point of a run.
 
         Args:
-            config: the options.
-            given: the names of the options that the user set.
-            cell: the cell, if it differs from the cell that `config` names.
+            options: the options that the user set, except `task` and `cell`; None leaves an option unset.
+            task: the name or class of the task; inferred from the data by default.
+            cell: the cell or its name; the LSTM by default.
 
         Raises:
+            DataError: if data don't exist or are empty.
             RunError: if the other run can't be read or has no weights yet.
             CellError: if the cell lacks a given hyper-parameter.
             TrainingError: if an option conflicts with the other run or doesn't apply to its weights.
         """
+        definition = None if cell is None else cells.get(cell)
+        named = {} if definition is None else {"cell": definition.name}
+        kind, why = tasks.chosen(task, options)
+        config = TrainConfig.of(kind, **named, **options)
+        of_task = config.task
+        require_data([*(of_task.data or ()), *filter(None, (of_task.valid, of_task.test))])
+        config = config.anywhere()
+        given = {*named, *(name for name, value in options.items() if value is not None)}
         network = config.network
-        if network.init_from is None:
-            definition = cells.get(network.cell) if cell is None else cell
-            if network.cell_options:
-                definition = definition.variant(definition.name, definition.meaning, **network.cell_options)
-            return cls(config, definition)
-        run = Run.open(network.init_from)
+        if network.init_from is not None:
+            return cls._from_run(config, given, Run.open(network.init_from), why)
+        definition = definition or cells.get(network.cell)
+        if network.cell_options:
+            definition = definition.variant(definition.name, definition.meaning, **network.cell_options)
+        return cls(config, definition, given, None, why)
+
+    @classmethod
+    def _from_run(cls, config: TrainConfig, given: Collection[str], run: Run, why: str) -> Self:
+        """Start from the weights of another run."""
         where = display_path(run.path)
         of_codecs = tasks.get(config.task.task).fitting
         for name in (*of_codecs, *_OF_WEIGHTS):
@@ -86,15 +108,45 @@ class Start:
             )
         if not run.has_weights:
             raise RunError(f"{where} has no weights yet, so no run can start from it")
-        run.weights()  # rejects a damaged file
         theirs = {name: run.config.given[name] for name in shared}
-        return cls(TrainConfig.of(**{**config.given, **theirs}), None, run)
+        return cls(TrainConfig.of(**{**config.given, **theirs}), None, given, run, why)
+
+    @property
+    def task(self) -> Task[Any]:
+        """The task."""
+        return tasks.get(self.config.task.task)(self.config.task)
+
+    @property
+    def task_in_words(self) -> str:
+        """The name of the task, with the reason why it was chosen."""
+        return f"{self.task.name}{self.why and f' ({self.why})'}"
+
+    def read(self, progress: Progress | None = None) -> Data[Any]:
+        """Read the data to train on.
+
+        Args:
+            progress: called with the current activity and its progress.
+
+        Raises:
+            RunError: if the directory for the new run already exists.
+            DataError: if the data can't be read or are unsuitable.
+        """
+        if self.config.training.out is not None:
+            require_new(Path(self.config.training.out))
+        try:
+            return self.task.prepare(progress, self.codecs)
+        except DataError as error:
+            if not self.why:
+                raise
+            raise DataError(f"{str(error).rstrip('.')}. Task: {self.task_in_words}") from None
 
     def programs(self, interface: Interface) -> list[Program]:
         """Return each layer's program."""
         if self.cell is None:
             assert self.run is not None
             return list(self.run.programs)
+        from throughtime.training.building import programs_of
+
         return programs_of(self.config.network, self.cell, interface)
 
     @property
