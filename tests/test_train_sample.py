@@ -8,7 +8,7 @@ from tiny_training import train_tiny
 
 from throughtime.errors import UserError
 from throughtime.tasks.generative import Sampling
-from throughtime.tasks.text import _draw
+from throughtime.tasks.text import _draw, _skip_first_lines
 from throughtime.training import sample
 
 
@@ -38,6 +38,17 @@ def test_samples_are_generated_lazily(run):
 
 def test_a_shorter_sample_is_a_prefix_of_a_longer_one(run):
     assert text_of(run, length=50).startswith(text_of(run, length=20))
+
+
+@pytest.mark.parametrize("line", [1, 7, 150, 1000])
+def test_a_sample_without_a_prompt_begins_at_a_line_of_the_networks_own_text(run, line):
+    vocabulary = run.description.codecs.inputs
+    ids = vocabulary.encode(("t" * (line - 1) + "\n") * 500)
+    drawn = iter(ids.tolist())
+    _skip_first_lines(drawn, vocabulary)
+    skipped = len(ids) - len(list(drawn))
+    assert 100 <= skipped <= 300
+    assert skipped % line == 0 or line == 1000
 
 
 def test_temperature_0_is_greedy_for_any_seed(run):

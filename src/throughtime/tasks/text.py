@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,14 +141,18 @@ class Text(StreamTask[EncodedText]):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
-        return f"{self.unit}s: {super().data_in_words(counts)}; {counts['vocabulary']:,} different"
+        return f"{self.unit}s: {super().data_in_words(counts)}; vocabulary of {counts['vocabulary']:,}"
 
     def predict(self, model: SequenceModel, part: EncodedText, codecs: Codecs) -> Prediction:
         """Predict a text: each token with its cost in nats given the previous tokens, and the most likely token."""
         return Prediction(("token", "nats", "prediction"), _surprises(model, self.reading(part), codecs.inputs))
 
     def sample(self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = "") -> Iterator[str]:
-        """Yield the continuation of a text, without `<unk>`. An empty prompt starts the network from a line end."""
+        """Yield the continuation of a text, without `<unk>`.
+
+        If the prompt is empty, the network first writes some text of its own, and the sample is the continuation from
+        the next line end: a state of zeros, which begins the training text only, would make the first words noise.
+        """
         import torch
 
         vocabulary = codecs.inputs
@@ -157,12 +162,10 @@ class Text(StreamTask[EncodedText]):
         def pieces() -> Iterator[str]:
             decoder = vocabulary.decoder()
             separator = vocabulary.separator if prompt and not prompt[-1].isspace() else ""
-            tokens, state = _begin(vocabulary, prompt, generator), None
-            for _ in range(sampling.length):
-                with torch.no_grad():
-                    scores, state = model(tokens[:, None], state)
-                token = _draw(scores[-1, 0], vocabulary.unknown, sampling, generator)
-                tokens = torch.tensor([token])
+            drawn = _drawn(model, _begin(vocabulary, prompt, generator), vocabulary.unknown, sampling, generator)
+            if not prompt:
+                _skip_first_lines(drawn, vocabulary)
+            for token in islice(drawn, sampling.length):
                 if text := decoder([token]):
                     if separator and not text[0].isspace():
                         text = separator + text
@@ -273,6 +276,27 @@ def _begin(vocabulary: Any, prompt: str, generator: Any) -> Any:
             return torch.from_numpy(ids.astype("int64"))
     first = 0 if vocabulary.unknown is None else 1
     return torch.randint(first, max(vocabulary.size, first + 1), (1,), generator=generator)
+
+
+def _drawn(model: SequenceModel, tokens: Any, unknown: int | None, sampling: Sampling, generator: Any) -> Iterator[int]:
+    """Yield the token ids of a continuation without end."""
+    import torch
+
+    state = None
+    while True:
+        with torch.no_grad():
+            scores, state = model(tokens[:, None], state)
+        token = _draw(scores[-1, 0], unknown, sampling, generator)
+        tokens = torch.tensor([token])
+        yield token
+
+
+def _skip_first_lines(drawn: Iterator[int], vocabulary: Any) -> None:
+    """Skip some tokens, and then the rest of the line unless it is very long."""
+    decoder, longest = vocabulary.decoder(), _LENGTHS[vocabulary.level]
+    for count, token in enumerate(islice(drawn, longest), 1):
+        if "\n" in decoder([token]) and 3 * count >= longest:
+            break
 
 
 def _draw(scores: Any, unknown: int | None, sampling: Sampling, generator: Any) -> int:
