@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from tiny_training import SAMPLED, train_tiny, write_text
 
 import throughtime
+from throughtime.cli.inspect import _rows
 from throughtime.cli.main import main
 from throughtime.runs import Run
 from throughtime.sight import connectivity, interest
@@ -206,3 +207,15 @@ def test_failing_report_leaves_the_run_intact(tmp_path: Path, monkeypatch: pytes
     assert not run.report.exists()
     assert "could not write the report" in run.log.read_text()
     assert write_report(run, data_of(run)) is None
+
+
+def test_the_summary_names_each_unit_once():
+    def unit(value, number, note="before a space"):
+        return {"value": value, "unit": number, "interest": 1.0, "note": note}
+
+    units = [unit("layer0.cell", 3), unit("layer0.output", 3), unit("layer1.h", 3), unit("layer0.h", 4, "")]
+    found = {"report": "page.html", "data": [], "sounds": [], "horizons": {}, "units": units}
+    assert [text for label, text in _rows(found, "character", "character") if label == "unit"] == [
+        "layer0.cell 3: before a space",
+        "layer1.h 3: before a space",
+    ]

@@ -272,7 +272,7 @@ def test_forecasts_are_compared_with_the_best_baseline(head, metric):
     task = ForecastTask(ForecastOptions(horizon=3, head=head))
     baselines = {"last value": {"mse": 4.0, "mae": 2.0}, "ridge": {"mse": 0.5, "mae": 0.25}}
     own = {"loss": 0.1, "mse": 1.0, "mae": 1.0}
-    assert f"worse than the baseline 'ridge' ({metric} 0." in worse_than(task, own, baselines)
+    assert f"worse than the baseline 'ridge' ({metric.upper()}, scaled 0." in worse_than(task, own, baselines)
     assert worse_than(task, own | {metric: 0.1}, baselines) == ""
 
 

@@ -36,7 +36,7 @@ from throughtime.options import explained
 from throughtime.paths import display_path, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.spelling import command, counted, duration, option
+from throughtime.spelling import command, counted, duration, figure, option
 from throughtime.stored import (
     CONFIG,
     INITIAL,
@@ -75,19 +75,21 @@ class Headline:
     Attributes:
         part: the data it was measured on, "valid" or "test".
         metric: its name.
+        label: its name in readable form.
         value: its value; None before the first validation.
         partial: whether the final evaluation read only a fraction of the data, for lack of time.
     """
 
     part: str
     metric: str
+    label: str
     value: float | None
     partial: bool = False
 
     def __str__(self) -> str:
         if self.value is None:
             return ""
-        return f"{self.part} {self.metric.replace('_', ' ')} {'~' if self.partial else ''}{self.value:.4f}"
+        return f"{self.part} {self.label} {'~' if self.partial else ''}{figure(self.value)}"
 
 
 class Run:
@@ -333,12 +335,13 @@ class Run:
         Raises:
             RunError: if a file is damaged.
         """
-        name, task, result = self.task.monitor, self.task, self.result
+        task, result = self.task, self.result
+        name, label = task.monitor, task.label(task.monitor)
         if result is None:
             found = [row[f"valid_{name}"] for row in self.metrics() if row.get(f"valid_{name}") is not None]
-            return Headline("valid", name, (max if task.maximize else min)(found, default=None))  # type: ignore[type-var]
+            return Headline("valid", name, label, (max if task.maximize else min)(found, default=None))  # type: ignore[type-var]
         part = "test" if result["test"] else "valid"
-        return Headline(part, name, result[part].get(name), partial=result["measured"][part] < 1)
+        return Headline(part, name, label, result[part].get(name), partial=result["measured"][part] < 1)
 
     def evaluate(self, data: str | Path | Sequence[str | Path] | None = None, **options: Any) -> Figures:
         """Evaluate the network, by default on the data that were held out; see `throughtime.evaluate`."""

@@ -65,6 +65,11 @@ def counted(number: float, noun: str) -> str:
     return f"{number:,.0f} {noun}{ending}"
 
 
+def figure(value: float) -> str:
+    """Format a metric with four decimals, or with three significant digits if it is small."""
+    return f"{value:.4f}" if abs(value) >= 0.01 or not value else f"{value:.3g}"
+
+
 def duration(seconds: float) -> str:
     """Format a duration in suitable units."""
     minutes, rest = divmod(round(seconds), 60)

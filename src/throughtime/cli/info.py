@@ -12,7 +12,7 @@ import typer
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows
 from throughtime.paths import display_path
-from throughtime.spelling import command, counted, duration
+from throughtime.spelling import command, counted, duration, figure
 
 if TYPE_CHECKING:
     from throughtime.model_file import ModelFile
@@ -128,5 +128,5 @@ def _progress(run: Run) -> str:
     best = (max if run.task.maximize else min)(validated, key=lambda row: row[monitor] or 0.0)
     return (
         f"{run.state}: last validated at step {validated[-1]['step']:,.0f}, ends after {end}; "
-        f"best at {best['step']:,.0f}, with {run.task.monitor.replace('_', ' ')} {best[monitor]:.4f}"
+        f"best at {best['step']:,.0f}, with {run.task.label(run.task.monitor)} {figure(best[monitor] or 0.0)}"
     )

@@ -125,6 +125,10 @@ def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
         longest = f"still above 1% at the longest lag measured, {counted(found['largest_lag'], 'step')}"
         reach = longest if lag is None else f"1% left after {counted(lag, 'step')}"
         rows.append(("gradient", f"{layer}: {reach} (mean over {counted(found['horizon_losses'], 'loss')})"))
-    named = [unit for unit in found["units"] if unit["note"]]
-    rows += [("unit", f"{unit['value']} {unit['unit']}: {unit['note']}") for unit in named[:_NAMED]]
+    # A unit's state, gates and output often follow the same feature; its most interesting value stands for them.
+    named: dict[tuple[str, int], dict[str, Any]] = {}
+    for each in found["units"]:
+        if each["note"]:
+            named.setdefault((each["value"].partition(".")[0], each["unit"]), each)
+    rows += [("unit", f"{u['value']} {u['unit']}: {u['note']}") for u in list(named.values())[:_NAMED]]
     return rows

@@ -60,7 +60,8 @@ def _of(run: Run) -> dict[str, Any]:
     try:
         headline = run.headline()
     except RunError:
-        headline = Headline("valid", run.task.monitor, None)
+        monitor = run.task.monitor
+        headline = Headline("valid", monitor, run.task.label(monitor), None)
     return {
         "run": display_path(run.path),
         "task": task,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -110,7 +110,10 @@ class Prediction:
     """
 
     columns: Sequence[str]
-    rows: Iterator[Sequence[Any]] = field(repr=False)
+    rows: Iterator[Sequence[Any]]
+
+    def __repr__(self) -> str:
+        return f"<prediction of {', '.join(self.columns)}; iterate over its rows>"
 
 
 class Task(ABC, Generic[S]):
@@ -352,9 +355,13 @@ class Task(ABC, Generic[S]):
         """The metric by which the network is compared with the baselines, and whether larger is better."""
         return self.monitor, self.maximize
 
+    def label(self, metric: str) -> str:
+        """Return the name of a metric in readable form."""
+        return metric.replace("_", " ")
+
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return (label, text) pairs that show the metrics in readable form."""
-        return [(name.replace("_", " "), f"{value:,.4f}") for name, value in figures.items() if value is not None]
+        return [(self.label(name), f"{value:,.4f}") for name, value in figures.items() if value is not None]
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """Return a readable description of the size of the data."""

@@ -173,6 +173,10 @@ class Effect(Task[Pairs]):
             count += 20
         return {"real_time_factor": count * _TIMED_BLOCK / rate / passed}
 
+    def label(self, metric: str) -> str:
+        """See `Task.label`."""
+        return "ESR" if metric == "esr" else super().label(metric)
+
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""
         rows = [

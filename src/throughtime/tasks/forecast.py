@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _SEGMENT = 24  # the default maximum number of rows per step
 _CONTEXT = 672  # the default maximum number of context rows, unless the horizon is longer
+_LABELS = {"mse": "MSE, scaled", "mae": "MAE, scaled", "mase": "MASE", "smape": "sMAPE"}
 _MAX_CALIBRATED = 2_000_000  # values to calibrate intervals on
 
 
@@ -312,19 +313,31 @@ class ForecastTask(Task[Windows]):
             measures.add(chosen, forecast)
         return measures.figures
 
+    def label(self, metric: str) -> str:
+        """See `Task.label`; the loss of a point forecast is its error."""
+        if metric == "coverage":
+            return f"coverage of {self.options.interval:.0%} intervals"
+        if metric == "loss" and self._is_point:
+            metric = self.options.head
+        return _LABELS.get(metric) or super().label(metric)
+
+    @property
+    def _is_point(self) -> bool:
+        return self.options.head in ("mse", "mae")
+
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""
-        labels = {
-            "mse": ("MSE, scaled", "{:.4f}"),
-            "mae": ("MAE, scaled", "{:.4f}"),
-            "mase": ("MASE", "{:.3f}"),
-            "smape": ("sMAPE", "{:.2f}%"),
-            "weighted_quantile_loss": ("weighted quantile loss", "{:.4f}"),
-            "coverage": (f"coverage of {self.options.interval:.0%} intervals", "{:.1%}"),
-            **({} if self.options.head in ("mse", "mae") else {"loss": ("loss", "{:.4f} per value")}),
-            "values": ("values", "{:,} forecast"),
+        texts = {
+            "mse": "{:.4f}",
+            "mae": "{:.4f}",
+            "mase": "{:.3f}",
+            "smape": "{:.2f}%",
+            "weighted_quantile_loss": "{:.4f}",
+            "coverage": "{:.1%}",
+            **({} if self._is_point else {"loss": "{:.4f} per value"}),
+            "values": "{:,} forecast",
         }
-        return [(label, text.format(figures[name])) for name, (label, text) in labels.items() if name in figures]
+        return [(self.label(name), text.format(figures[name])) for name, text in texts.items() if name in figures]
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 
 from throughtime.nn.sequence_model import SequenceModel
-from throughtime.spelling import duration
+from throughtime.spelling import duration, figure
 from throughtime.training.checkpoints import save_checkpoint
 from throughtime.training.display import Display
 from throughtime.training.evaluation import Sums, total
@@ -234,7 +234,7 @@ class MetricsRows(Callback):
         fit.fabric.log_dict({k: v for k, v in row.items() if k != "step"}, fit.step)
         if fit.just_validated and self._is_due(fit):
             monitor = fit.task.monitor
-            others = "" if monitor == "loss" else f", {monitor.replace('_', ' ')} {figures[monitor]:.4f}"
+            others = "" if monitor == "loss" else f", {fit.task.label(monitor)} {figure(figures[monitor])}"
             best = " *" if self._best.step == fit.step else ""
             _log.info(
                 "%s: training loss %.4f, validation loss %.4f%s%s",

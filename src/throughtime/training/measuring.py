@@ -10,7 +10,7 @@ from typing import Any
 
 from throughtime.paths import display_path
 from throughtime.runs import Run
-from throughtime.spelling import command, counted, option
+from throughtime.spelling import command, counted, figure, option
 from throughtime.tasks.base import Data, Figures, Task
 from throughtime.tasks.generative import Generative
 from throughtime.training.callbacks import BestWeights
@@ -52,7 +52,8 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                 ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[: task.baseline_rows]),
             )
             if worse := worse_than(task, figures, baselines):
-                _log.warning("%s: %s", what, worse)
+                on_part = "on the part that was measured, " if terms < every else ""
+                _log.warning("%s: %s%s", what, on_part, worse)
             if terms < every:
                 _log.info("%s: measured on %s of %s", what, f"{terms:,}", counted(every, task.unit))
                 if part is (data.valid if data.test is None else data.test):
@@ -72,8 +73,7 @@ def worse_than(task: Task[Any], figures: Figures, baselines: Mapping[str, Figure
     ours, guess = figures[metric], theirs[best]
     if ours >= guess if larger else ours <= guess:
         return ""
-    label = metric.replace("_", " ")
     return (
-        f"the network is worse than the baseline '{best}' ({label} {guess:.4f}, the network {ours:.4f}). Train longer, "
-        f"or try a lower {option('lr')} or another size"
+        f"the network is worse than the baseline '{best}' ({task.label(metric)} {figure(guess)}, the network "
+        f"{figure(ours)}). Train longer, or try a lower {option('lr')} or another size"
     )

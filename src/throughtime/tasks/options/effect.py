@@ -55,7 +55,8 @@ class EffectOptions(TaskOptions):
         knob: the device's knob settings from 0 to 1, which the network reads along with the sound, as NAME=VALUE, or
             one value per pair as gain=0.2,0.7. A directory with dry and wet sounds may list them in a table knobs.csv
             with a column named file and one per knob.
-        skip: whether to add the input to the output, so that the network learns only the difference.
+        skip: whether to add the input to the output, so that the network learns only the difference; .nam files don't
+            support it.
         window: the window of truncated backpropagation through time, in samples.
         segment: the length of a training segment in seconds; the state is carried through it from its start.
         burn_in: the number of samples at the start of a segment that are excluded from the loss.
