@@ -173,7 +173,7 @@ def _module(model: Any, function: str) -> nn.Module:
 
 
 def _reason_unsupported(module: nn.Module) -> str | None:
-    """Return the reason for leaving a possibly recurrent layer unchanged, or None if the module isn't one."""
+    """Return the reason why a recurrent layer is left unchanged; None for modules that aren't recurrent layers."""
     kind = type(module)
     if isinstance(module, _CELLS):
         return f"in a loop over single steps, torch's own {kind.__name__} is just as fast"

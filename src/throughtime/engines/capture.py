@@ -65,9 +65,9 @@ def is_captured(tensors: Iterable[Tensor], parameters: Iterable[Tensor] = ()) ->
 
 
 def is_graph_captured() -> bool:
-    """Return whether `torch.compile` or `torch.export` captures a graph in which a run is one operator.
+    """Return whether `torch.compile` or `torch.export` is capturing a graph, in which a run is a single operator.
 
-    False for `torch.onnx.export`, which must write torch's own operations.
+    False during `torch.onnx.export`, which can only write torch's own operations.
     """
     return torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
 

@@ -6,7 +6,7 @@ An encoder is a module with:
 - `size`: the vocabulary size, or the number of features of each element;
 - `vectors(inputs, dropout)`: for a time-major batch, returns either vectors `[T, B, features]` and None, or ids
   `[T, B]` and the table `[n, features]` that they index; `dropout` is 0 in evaluation;
-- `reset_parameters(bound)`: draws new parameters, uniformly from ±`bound` if it is given;
+- `reset_parameters(bound)`: draws new parameters, uniform between -`bound` and `bound` if it is given;
 - `data`: the encoder as plain data, without its weights.
 """
 
@@ -35,7 +35,7 @@ class Embedding(nn.Embedding):
         self.size, self.features = vocabulary_size, features
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Draw the vectors from a standard normal distribution, or uniformly from ±`bound`."""
+        """Draw the vectors from a standard normal distribution, or uniformly between -`bound` and `bound`."""
         if bound is None:
             if not self.weight.is_meta:  # no values to draw, and torch would import Dynamo for it
                 nn.init.normal_(self.weight)
@@ -104,7 +104,7 @@ class Projection(nn.Linear):
         self.size, self.features = size, features
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Draw the parameters as `torch.nn.Linear` does, or uniformly from ±`bound`."""
+        """Draw the parameters as `torch.nn.Linear` does, or uniformly between -`bound` and `bound`."""
         if bound is None:
             super().reset_parameters()
         else:

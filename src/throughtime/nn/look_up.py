@@ -1,4 +1,8 @@
-"""Token ids as the input of layers that take vectors: look up the vectors, or multiply their table by the weights."""
+"""Pass token ids to layers that take vectors.
+
+Either each id's vector is looked up, or the table of vectors is multiplied by the layer's weights once and the
+products are looked up.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def line_style(k: int) -> dict[str, Any]:
 
 
 def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -> Any:
-    """Plot each name's gradient by lag relative to lag 0, with horizons and a plain RNN's ten steps marked."""
+    """Plot gradients by lag, relative to lag 0, and mark their horizons and the ten steps of a plain RNN."""
     figure = new_figure("Gradient of the loss by lag", "lag (steps)", "norm, relative to lag 0")
     go = plotly()
     for k, (name, sizes) in enumerate(by_lag.items()):

@@ -1,4 +1,4 @@
-"""Find which state elements a parameter reaches within a step, to decide which sensitivities to keep.
+"""Find the state elements that each parameter affects within a step; only their sensitivities are kept.
 
 A program uses a parameter where a matrix multiplies a value or a vector is read. The result of such a use, after all
 sums that it enters, is called its *place*: changing an element of a parameter changes one row at the places of its
