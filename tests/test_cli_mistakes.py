@@ -1,11 +1,14 @@
 """Mistakes on the command line: each is reported in a sentence that says what to do, without a traceback."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+import throughtime
 from throughtime.cli.main import main
 from throughtime.spelling import command_line
 from throughtime.training import train
@@ -146,3 +149,21 @@ def test_folder_of_texts_reports_the_inferred_task_and_why(directory, monkeypatc
     with command_line():
         kind, why = tasks.chosen(None, {"data": ["names"]})
     assert (kind.name, why) == ("text", "a folder of text files; with --task classify each file is a label")
+
+
+def test_error_messages_end_without_a_period():
+    def ends_with_a_period(message):
+        parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+        text = str(parts[-1].value) if isinstance(parts[-1], ast.Constant) else ""
+        return text.endswith(".") and not text.endswith("...")
+
+    root = Path(throughtime.__file__).parent
+    found, wrong = 0, []
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                found += 1
+                if ends_with_a_period(node.exc.args[0]):
+                    wrong.append(f"{path.relative_to(root)}:{node.lineno}")
+    assert found > 800
+    assert not wrong

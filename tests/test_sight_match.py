@@ -114,7 +114,7 @@ def test_occurrences_are_maximal_ranges_of_steps_with_the_units_on(seed):
 @pytest.mark.parametrize(
     ("span", "options", "message"),
     [
-        ("quikc", {"text": TEXT}, "the span 'quikc' is not in the text (did you mean quick?)."),
+        ("quikc", {"text": TEXT}, "the span 'quikc' is not in the text (did you mean quick?)"),
         ("", {"text": TEXT}, "is not in the text"),
         ("quick", {}, "requires text"),
         ((3, 3), {}, "0 <= start < stop <= 36, got"),

@@ -245,7 +245,7 @@ def no_state(x, dt=inputs()):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (forgotten_declaration, r"declare it as one: def forgotten_declaration(x, h, dt=inputs(width=1))."),
+        (forgotten_declaration, r"declare it as one: def forgotten_declaration(x, h, dt=inputs(width=1))"),
         (name_of_an_argument, "an input can't be named 'lengths': layers have an argument of that name"),
         (no_state, "a cell must take at least one state besides its inputs"),
     ],

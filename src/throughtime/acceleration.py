@@ -153,7 +153,7 @@ def restore(model: Model) -> Model:
     layers = [(name, module) for name, module in root.named_modules() if isinstance(module, Substitute)]
     for name, module in layers:
         if isinstance(module, Hookable) and module.hooks:
-            raise UserError(f"{name or 'the model'} is being recorded or edited: restore the model afterwards.")
+            raise UserError(f"{name or 'the model'} is being recorded or edited: restore the model afterwards")
     for _, module in layers:
         revert(module)
     for part in root.modules():
@@ -168,7 +168,7 @@ def restore(model: Model) -> Model:
 def _module(model: Any, function: str) -> nn.Module:
     """Return the model, or raise UserError if it is not a torch module."""
     if not isinstance(model, nn.Module):
-        raise UserError(f"{function} takes a torch module, got {type(model).__name__}.")
+        raise UserError(f"{function} takes a torch module, got {type(model).__name__}")
     return model
 
 

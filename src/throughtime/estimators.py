@@ -89,9 +89,9 @@ class _SequenceEstimator(SavedEstimator):
         """Train on arrays `[time, features]` and class ids `[N]` or values `[N, targets]`."""
         share = plain(self.validation_fraction)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise UserError(f"validation_fraction must be at least 0 and less than 1, got {share!r}.")
+            raise UserError(f"validation_fraction must be at least 0 and less than 1, got {share!r}")
         if all(getattr(self, name) is None for name in ENDS):
-            raise UserError("epochs, steps and minutes are all None; set at least one of them to end training.")
+            raise UserError("epochs, steps and minutes are all None; set at least one of them to end training")
         check_consistent_length(inputs, targets)
         seed, parameters = self._seed(), self._saved_parameters()
         config = TrainConfig.of(
@@ -155,17 +155,17 @@ class _SequenceEstimator(SavedEstimator):
             return arrays if reset else self._with_known_features(arrays, " (a table [cases, time] has 1)")
         for k, array in enumerate(arrays):
             if array.ndim != 2:
-                raise UserError(f"X must contain 2-D arrays, one per sequence; X[{k}] has shape {list(array.shape)}.")
+                raise UserError(f"X must contain 2-D arrays, one per sequence; X[{k}] has shape {list(array.shape)}")
         if self.layout == "channels_first":
             arrays = [array.T for array in arrays]
         for k, array in enumerate(arrays):
             if 0 in array.shape:
                 what = "time steps" if not len(array) else "features"
-                raise UserError(f"X[{k}] has 0 {what}; at least 1 is required.")
+                raise UserError(f"X[{k}] has 0 {what}; at least 1 is required")
             if array.shape[1] != arrays[0].shape[1]:
                 raise UserError(
                     f"all sequences must have the same features: X[0] has {arrays[0].shape[1]}, X[{k}] has "
-                    f"{array.shape[1]}."
+                    f"{array.shape[1]}"
                 )
         if not reset:
             return self._with_known_features(arrays, f" (layout={self.layout!r})")
@@ -179,7 +179,7 @@ class _SequenceEstimator(SavedEstimator):
         found, known = arrays[0].shape[1], 1 if self._table else self.n_features_in_
         if found != known:
             raise UserError(
-                f"X has {found} features, but {type(self).__name__} is expecting {known} features as input{hint}."
+                f"X has {found} features, but {type(self).__name__} is expecting {known} features as input{hint}"
             )
         return arrays
 
@@ -251,11 +251,11 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[m
         check_classification_targets(labels)
         self.classes_, ids = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UserError(f"y must have at least 2 classes, got one class: {self.classes_.tolist()[0]!r}.")
+            raise UserError(f"y must have at least 2 classes, got one class: {self.classes_.tolist()[0]!r}")
         classes = [plain(label) for label in self.classes_.tolist()]
         kind = "str" if self.classes_.dtype.kind == "U" else self.classes_.dtype.name
         if kind not in get_args(ClassType) or not all(isinstance(label, bool | int | float | str) for label in classes):
-            raise UserError(f"class labels must be strings, integers, floats or booleans, got {kind}.")
+            raise UserError(f"class labels must be strings, integers, floats or booleans, got {kind}")
         return self._fit(inputs, ids.astype(np.int64), classes=classes, class_type=kind)
 
     def predict(self, X: Any) -> Array:
@@ -274,7 +274,7 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[m
         classes = np.array(labels, {"str": str, "object": object}.get(kind, kind))
         same = classes.tolist() == labels and [*map(type, classes.tolist())] == [*map(type, labels)]
         if not same or not np.array_equal(np.unique(classes), classes):
-            raise UserError(f"the classes must be distinct, sorted and of type {kind}.")
+            raise UserError(f"the classes must be distinct, sorted and of type {kind}")
         self.classes_ = classes
 
 
@@ -331,10 +331,10 @@ def _is_list_of_sequences(X: Any) -> bool:
         return False
     axes = {np.ndim(one) for one in X}
     if axes == {1} and len({len(one) for one in X}) > 1:
-        raise UserError("X has rows of different lengths; pass each sequence as an array [time, features].")
+        raise UserError("X has rows of different lengths; pass each sequence as an array [time, features]")
     return 2 in axes
 
 
 def _require_targets(estimator: Any, y: Any) -> None:
     if y is None:
-        raise UserError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
+        raise UserError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")

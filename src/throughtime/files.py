@@ -59,7 +59,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
         with replacing(Path(path)) as file:
             file.write(content)
     except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}.") from None
+        raise UserError(f"{path} can't be written: {error.strerror}") from None
 
 
 def _umask() -> int:

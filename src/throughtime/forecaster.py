@@ -180,7 +180,7 @@ class Forecaster(SavedEstimator):
             TrainingError: if training diverges; it is a ValueError too.
         """
         if all(getattr(self, name) is None for name in ENDS):
-            raise UserError("steps, epochs and minutes are all None; set at least one of them to end training.")
+            raise UserError("steps, epochs and minutes are all None; set at least one of them to end training")
         self._kind = kind_of(df)
         table = self._with_static(self._read(df, "df"), static_df)
         config = self._config(table)
@@ -233,7 +233,7 @@ class Forecaster(SavedEstimator):
         """
         check_is_fitted(self, "model_")
         if df is None and self._table is None:
-            raise UserError("predict needs df, because a loaded estimator has no data.")
+            raise UserError("predict needs df, because a loaded estimator has no data")
         table = self._table if df is None else self._with_static(self._read(df, "df"), static_df)
         assert table is not None
         kind = self._kind if df is None else kind_of(df)
@@ -286,10 +286,10 @@ class Forecaster(SavedEstimator):
         """Return the training configuration."""
         share = plain(self.validation_fraction)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-            raise UserError(f"validation_fraction must be between 0 and 1, got {share!r}.")
+            raise UserError(f"validation_fraction must be between 0 and 1, got {share!r}")
         level = plain(self.level)
         if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 100:
-            raise UserError(f"level must be between 0 and 100, got {level!r}.")
+            raise UserError(f"level must be between 0 and 100, got {level!r}")
         parameters = self._saved_parameters()
         of_task = {option: parameters[name] for name, option in _OF_TASK.items()}
         for name in _LISTS:
@@ -326,5 +326,5 @@ def _listed(name: str, value: Any) -> str | None:
     names = [value] if isinstance(value, str) else list(value or ())
     wrong = [each for each in names if not isinstance(each, str) or "," in each]
     if wrong:
-        raise UserError(f"{setting(name, wrong[0])} must be names of columns that don't contain commas.")
+        raise UserError(f"{setting(name, wrong[0])} must be names of columns that don't contain commas")
     return ",".join(names) or None

@@ -100,7 +100,7 @@ def gradcheck(
     arguments = _random_arguments(program, torch.Generator().manual_seed(0))
     weights, gradients = _by_program(program, list(arguments.values()))
     if weights is None:
-        raise CellError(f"the results of cell {cell.name} are not finite for random inputs and parameters.")
+        raise CellError(f"the results of cell {cell.name} are not finite for random inputs and parameters")
     errors = {
         name: _error(gradient, *_by_differences(program, list(arguments.values()), k, weights), tolerance)
         for k, (name, gradient) in enumerate(zip(arguments, gradients, strict=True))

@@ -180,7 +180,7 @@ def split(value: Symbol, parts: int) -> tuple[Symbol, ...]:
     """Split a vector into `parts` vectors of equal width."""
     of(value)
     if parts < 1 or value.width % parts:
-        raise cell_error(f"a vector of width {value.width} can't be split into {parts} equal parts.")
+        raise cell_error(f"a vector of width {value.width} can't be split into {parts} equal parts")
     width = value.width // parts
     return tuple(value[k * width : (k + 1) * width] for k in range(parts))
 
@@ -319,4 +319,4 @@ def activate(name: str, a: Symbol) -> Symbol:
 
 
 def _unknown(name: object) -> str:
-    return f"no activation named {name!r}{nearest(str(name), ACTIVATIONS)}; choose from {', '.join(ACTIVATIONS)}."
+    return f"no activation named {name!r}{nearest(str(name), ACTIVATIONS)}; choose from {', '.join(ACTIVATIONS)}"

@@ -57,35 +57,35 @@ def targets_for(output: Output, rows: int, given: Any) -> Array:
     try:
         array = np.asarray(given)
     except ValueError:
-        raise UserError(f"targets must be {wanted}, got {given!r:.100}.") from None
+        raise UserError(f"targets must be {wanted}, got {given!r:.100}") from None
     allowed = [(rows, *shape), *([shape] if rows == 1 else [])]
     if shape == (1,):
         allowed += [(rows,), *([()] if rows == 1 else [])]
     if array.shape not in allowed or array.dtype.kind not in ("iu" if not shape else "iuf"):
-        raise UserError(f"targets must be {wanted}, got {array.dtype} {list(array.shape)}.")
+        raise UserError(f"targets must be {wanted}, got {array.dtype} {list(array.shape)}")
     array = array.reshape(rows, *shape)
     if not shape:
         if array.min() < 0 or array.max() >= output.width:
-            raise UserError(f"ids must be from 0 to {output.width - 1}, got {array.tolist()!r:.100}.")
+            raise UserError(f"ids must be from 0 to {output.width - 1}, got {array.tolist()!r:.100}")
         return array.astype(np.int64)
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise UserError("targets must be finite; omit steps whose target is unknown.")
+        raise UserError("targets must be finite; omit steps whose target is unknown")
     if isinstance(output, Bernoulli) and not ((array >= 0) & (array <= 1)).all():
-        raise UserError("targets of a Bernoulli output must be from 0 to 1.")
+        raise UserError("targets of a Bernoulli output must be from 0 to 1")
     return array
 
 
 @singledispatch
 def _losses(output: Output, raw: Array, targets: Array) -> tuple[Any, Any]:
-    raise UserError(f"{output} has no loss for single steps.")
+    raise UserError(f"{output} has no loss for single steps")
 
 
 @_losses.register
 def _(output: Signal, raw: Array, targets: Array) -> tuple[Any, Any]:
     raise UserError(
         "a signal's loss, the error-to-signal ratio, spans many steps, so it can't be learned step by step; "
-        "pass the gradient of your own loss, or train a network with a point output."
+        "pass the gradient of your own loss, or train a network with a point output"
     )
 
 

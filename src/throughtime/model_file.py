@@ -93,7 +93,7 @@ class Description:
         if _ENTRY not in metadata:
             raise ModelError(
                 "it has only weights and no description of the model, so throughtime.save did not write it. Create the "
-                "module and load the weights: module.load_state_dict(safetensors.torch.load_file(...))."
+                "module and load the weights: module.load_state_dict(safetensors.torch.load_file(...))"
             )
         try:
             content = json.loads(metadata[_ENTRY])
@@ -101,12 +101,12 @@ class Description:
             if type(found) is int and found > FORMAT:
                 raise VersionError(
                     f"it is from a newer throughtime ({content.get('version', '?')}): its format is {found}, but this "
-                    f"version supports up to {FORMAT}; install a newer throughtime."
+                    f"version supports up to {FORMAT}; install a newer throughtime"
                 )
             if type(found) is int and found < FORMAT:
                 raise VersionError(
                     f"it was written by throughtime {content.get('version', '?')} in format {found}, which is no "
-                    "longer supported; train or save the model again."
+                    "longer supported; train or save the model again"
                 )
             model, settings, task = content["model"], content["settings"], content["task"]
             shared = content.get("shared", {})
@@ -116,14 +116,14 @@ class Description:
         except ProgramError as error:
             raise ModelError(f"its metadata is damaged: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelError(f"its metadata is damaged: {type(error).__name__}: {error}.") from None
+            raise ModelError(f"its metadata is damaged: {type(error).__name__}: {error}") from None
         given = (type(found), type(model), type(settings), type(task))
         if given not in [(int, str, dict, dict), (int, str, dict, type(None))] or not programs:
-            raise ModelError("its metadata is damaged: it must have a format, a model, settings and programs.")
+            raise ModelError("its metadata is damaged: it must have a format, a model, settings and programs")
         if type(shared) is not dict or not all(type(name) is str for pair in shared.items() for name in pair):
-            raise ModelError("its metadata is damaged: shared weights must be given by name.")
+            raise ModelError("its metadata is damaged: shared weights must be given by name")
         if sum(map(_elements, programs)) > _MAX_VALUES:
-            raise ModelError(f"the values of its programs have more than {_MAX_VALUES} elements in total.")
+            raise ModelError(f"the values of its programs have more than {_MAX_VALUES} elements in total")
         return cls(model, settings, programs, task, shared)
 
 
@@ -166,11 +166,11 @@ class ModelFile:
             if len(types) != 1 or not types <= _TYPES.keys():
                 raise ModelError(
                     f"its weights must all have the same type, one of {', '.join(_TYPES.values())}; they are "
-                    f"{', '.join(sorted(types)) or 'missing'}."
+                    f"{', '.join(sorted(types)) or 'missing'}"
                 )
             for name, stored in description.shared.items():
                 if name in slices or stored not in slices:
-                    raise ModelError(f"its metadata is damaged: weight {name!r} can't be tied to {stored!r}.")
+                    raise ModelError(f"its metadata is damaged: weight {name!r} can't be tied to {stored!r}")
             shapes |= {name: shapes[stored] for name, stored in description.shared.items()}
         return cls(path, description, _TYPES[types.pop()], shapes)
 
@@ -225,7 +225,7 @@ def _reading(path: Path, framework: str) -> Iterator[Any]:
     except ModelError as error:
         raise type(error)(f"{path}: {error}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged or not a safetensors file: {error}.") from None
+        raise ModelError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
 @contextmanager
@@ -274,7 +274,7 @@ def encoded(description: Description, module: nn.Module) -> bytes:
         names = ", ".join(sorted(weights))
         raise UserError(
             f"some weights of this {type(module).__name__} ({names}) overlap in memory without being the same tensor: "
-            "make each a separate parameter, for example with nn.Parameter(weight.detach().clone())."
+            "make each a separate parameter, for example with nn.Parameter(weight.detach().clone())"
         ) from None
 
 
@@ -308,7 +308,7 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:
         UserError: if `path` is not a path.
     """
     if not isinstance(path, str | os.PathLike):
-        raise UserError(f"path must be a file written by save or a run's directory, got {type(path).__name__}.")
+        raise UserError(f"path must be a file written by save or a run's directory, got {type(path).__name__}")
     if is_model_file(path):
         from throughtime.nn.description import build
 

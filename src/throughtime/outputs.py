@@ -53,7 +53,7 @@ class Output(ABC):
             if field.type == "int":
                 size = getattr(self, field.name)
                 if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-                    raise UserError(f"{field.name} must be a positive integer, got {size!r}.")
+                    raise UserError(f"{field.name} must be a positive integer, got {size!r}")
                 object.__setattr__(self, field.name, int(size))
 
     @property
@@ -101,7 +101,7 @@ class Output(ABC):
             UserError: if the temperature is negative or not finite, or the output has no distribution.
         """
         if not 0 <= temperature < math.inf:
-            raise UserError(f"temperature must be finite and at least 0, got {temperature}.")
+            raise UserError(f"temperature must be finite and at least 0, got {temperature}")
         return self._draw(raw, generator, temperature)
 
     @abstractmethod
@@ -249,14 +249,14 @@ class Point(_Regression):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss not in get_args(PointLoss):
-            raise UserError(f"loss must be one of {', '.join(get_args(PointLoss))}, got {self.loss!r}.")
+            raise UserError(f"loss must be one of {', '.join(get_args(PointLoss))}, got {self.loss!r}")
 
     def predict(self, raw: Array) -> Array:
         """Return the values, `[..., targets]`."""
         return raw
 
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
-        raise UserError("a point output has no distribution to sample from; use predict, or train another output.")
+        raise UserError("a point output has no distribution to sample from; use predict, or train another output")
 
 
 @dataclass(frozen=True)
@@ -278,14 +278,14 @@ class Signal(_Regression):
         for name in ("pre_emphasis", "dc"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise UserError(f"{name} must be a number from 0 to 1, got {value!r}.")
+                raise UserError(f"{name} must be a number from 0 to 1, got {value!r}")
 
     def predict(self, raw: Array) -> Array:
         """Return the samples, `[..., targets]`."""
         return raw
 
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
-        raise UserError("a signal output has no distribution to sample from; use predict.")
+        raise UserError("a signal output has no distribution to sample from; use predict")
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ class Quantiles(_Regression):
         levels = self.levels  # a list or anything else if read from JSON
         numbers = isinstance(levels, list | tuple) and len(levels) > 0 and all(isinstance(x, Real) for x in levels)
         if not numbers or not all(a < b for a, b in pairwise((0, *levels, 1))):
-            raise UserError(f"levels must be numbers between 0 and 1 in ascending order, got {levels!r}.")
+            raise UserError(f"levels must be numbers between 0 and 1 in ascending order, got {levels!r}")
         object.__setattr__(self, "levels", tuple(map(float, levels)))
 
     @property
@@ -399,15 +399,15 @@ def from_data(data: object) -> Output:
     """
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(kind, str):
-        raise ModelError(f"an output must be a dict with a kind, got {data!r}.")
+        raise ModelError(f"an output must be a dict with a kind, got {data!r}")
     if kind not in _KINDS:
         known = ", ".join(_KINDS)
-        raise ModelError(f"unknown output {kind!r}{nearest(kind, _KINDS)}; expected one of {known}.")
+        raise ModelError(f"unknown output {kind!r}{nearest(kind, _KINDS)}; expected one of {known}")
     settings = {name: value for name, value in data.items() if name != "kind"}
     expected = [field.name for field in fields(_KINDS[kind])]
     if settings.keys() != set(expected):
         raise ModelError(
-            f"the output {kind!r} must have {', '.join(expected)}, got {', '.join(map(str, settings)) or 'nothing'}."
+            f"the output {kind!r} must have {', '.join(expected)}, got {', '.join(map(str, settings)) or 'nothing'}"
         )
     try:
         return _KINDS[kind](**settings)

@@ -60,9 +60,7 @@ class SavedEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         described = ModelFile.open(path).task
         if described is None or described.name != cls._task_class.name:
             kind = "has no description of its data" if described is None else f"is for the task {described.name!r}"
-            raise ModelError(
-                f"{path}: the model {kind}; {cls.__name__}.load reads models saved by {cls.__name__}.save."
-            )
+            raise ModelError(f"{path}: the model {kind}; {cls.__name__}.load reads models saved by {cls.__name__}.save")
         try:
             task: Any = Task.of_description(described)
             estimator = cls(**task.options.estimator)
@@ -73,7 +71,7 @@ class SavedEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             raise ModelError(f"{path}: its metadata is damaged: {reason}") from None
         model = model_file.load(path, task.options.estimator.get("engine"))
         if not isinstance(model, SequenceModel) or not task.fits(model, described.codecs):
-            raise ModelError(f"{path}: its metadata is damaged: the network doesn't match the estimator.")
+            raise ModelError(f"{path}: its metadata is damaged: the network doesn't match the estimator")
         estimator.model_ = model
         return estimator
 

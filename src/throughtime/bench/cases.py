@@ -214,7 +214,7 @@ def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
             modes = ", ".join(dict.fromkeys(case.mode for case in cases))
             raise UserError(
                 f"no case named {name!r}{nearest(name, levels)}; available: {modes}; a single case is named like "
-                f"{cases[0].name}, and * matches any text."
+                f"{cases[0].name}, and * matches any text"
             )
     return [case for case in cases if any(_fits(case, name) for name in wanted)]
 

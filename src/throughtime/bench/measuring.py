@@ -105,7 +105,7 @@ def measure_all(
         UserError: if the native engine is not available.
     """
     if missing(("throughtime._native",)):
-        raise UserError("the native engine is not built, so there is nothing to measure.")
+        raise UserError("the native engine is not built, so there is nothing to measure")
     measurements = []
     with processors(threads):
         for done, case in enumerate(cases):

@@ -69,8 +69,8 @@ def get(cell: str | Cell) -> Cell:
     if isinstance(cell, Cell):
         return cell
     if not isinstance(cell, str):
-        raise CellError(f"cell must be a name, such as 'lstm', or a cell made with throughtime.cell, got {cell!r}.")
+        raise CellError(f"cell must be a name, such as 'lstm', or a cell made with throughtime.cell, got {cell!r}")
     if cell not in _CELLS:
         hint = nearest(cell, _CELLS, 3)
-        raise CellError(f"no cell named {cell!r}{hint}. `throughtime cells` lists all {len(_CELLS)}.")
+        raise CellError(f"no cell named {cell!r}{hint}. `throughtime cells` lists all {len(_CELLS)}")
     return _CELLS[cell]

@@ -50,7 +50,7 @@ def named_cells(text: str) -> list[Cell]:
     if wrong:
         raise CellError("\n".join(wrong))
     if not found:
-        raise CellError("--cells is empty; pass one or more cell names, separated by commas.")
+        raise CellError("--cells is empty; pass one or more cell names, separated by commas")
     return found
 
 
@@ -65,20 +65,20 @@ def _chosen(path: str, name: str) -> Cell:
     if name in found:
         return found[name]
     if not own:
-        raise CellError(f"{path} defines no cells; write one as a function decorated with @throughtime.cell.")
+        raise CellError(f"{path} defines no cells; write one as a function decorated with @throughtime.cell")
     has = f"it defines {', '.join(own)}"
     if not name:
-        raise CellError(f"{path} defines several cells; choose one as {path}:NAME ({has}).")
-    raise CellError(f"{path} has no cell named {name!r}{nearest(name, own)}; {has}.")
+        raise CellError(f"{path} defines several cells; choose one as {path}:NAME ({has})")
+    raise CellError(f"{path} has no cell named {name!r}{nearest(name, own)}; {has}")
 
 
 def _run(path: Path) -> ModuleType:
     from importlib.util import module_from_spec, spec_from_file_location
 
     if path.suffix != ".py":
-        raise CellError(f"{path} is not a Python file; name your own cell as FILE.py:NAME.")
+        raise CellError(f"{path} is not a Python file; name your own cell as FILE.py:NAME")
     if not path.is_file():
-        raise CellError(f"{missing(path)}; name your own cell as FILE.py:NAME.")
+        raise CellError(f"{missing(path)}; name your own cell as FILE.py:NAME")
     spec = spec_from_file_location(path.stem, path.resolve())
     assert spec is not None
     assert spec.loader is not None

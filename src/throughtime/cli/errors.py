@@ -55,5 +55,5 @@ def _usage(error: typer.TyperException) -> str:
 def _refused(error: OSError, number: int) -> str:
     where = f": {error.filename}" if error.filename else ""
     if number in DISK_FULL:
-        return f"disk full{where}. Free some space or choose another location. Completed files are unchanged."
+        return f"disk full{where}. Free some space or choose another location. Completed files are unchanged"
     return f"{(error.strerror or str(error)).lower()}{where}"

@@ -52,12 +52,12 @@ def export(
     from throughtime.runs import Run
 
     if not file.name.endswith(_KINDS):
-        raise UserError(f"{file}: unsupported extension; use {', '.join(_KINDS)}.")
+        raise UserError(f"{file}: unsupported extension; use {', '.join(_KINDS)}")
     if quantize is not None and file.suffix != ".c":
-        raise UserError(f"--quantize applies only to .c files, got {file}.")
+        raise UserError(f"--quantize applies only to .c files, got {file}")
     for written in (file, file.with_suffix(".h")) if file.suffix == ".c" else (file,):
         if written.exists() and not overwrite:
-            raise UserError(f"{written} already exists; choose another name, or pass --overwrite.")
+            raise UserError(f"{written} already exists; choose another name, or pass --overwrite")
     require_directory_of(file)
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     if file.suffix == ".c":

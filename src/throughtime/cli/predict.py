@@ -54,7 +54,7 @@ def predict(
     opened = Run.open(run)
     kinds = (*_KINDS, *opened.task.prediction_files)
     if out is not None and out.suffix not in kinds:
-        raise UserError(f"{display_path(out)}: unsupported extension; use {', '.join(kinds)}.")
+        raise UserError(f"{display_path(out)}: unsupported extension; use {', '.join(kinds)}")
     if out is not None:
         require_directory_of(out)
     require_data([*data, *([update] if update is not None else ())])

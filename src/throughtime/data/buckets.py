@@ -47,11 +47,11 @@ class Buckets:
             DataError: if batch is not positive, or there are fewer sequences than processes.
         """
         if batch < 1:
-            raise DataError(f"batch must be a positive integer, got {batch}.")
+            raise DataError(f"batch must be a positive integer, got {batch}")
         if min(batch, len(sequences)) < ranks:
             raise DataError(
                 f"{ranks} processes need a batch of at least {ranks} sequences, got a batch of {batch} from "
-                f"{len(sequences)} sequences; use a larger batch or fewer processes."
+                f"{len(sequences)} sequences; use a larger batch or fewer processes"
             )
         self.sequences = sequences
         self._count = min(-(-len(sequences) // batch), len(sequences) // ranks)
@@ -107,7 +107,7 @@ class Buckets:
     def _members(self, step: int) -> NDArray[np.int64]:
         """Return the indices of all processes' sequences in the batch of a step, by decreasing length."""
         if step < 0:
-            raise DataError(f"step must be at least 0, got {step}.")
+            raise DataError(f"step must be at least 0, got {step}")
         epoch, k = divmod(step, len(self)) if self._shuffle else (0, step % len(self))
         if self._plan[0] != epoch:
             self._plan = epoch, self._batches(epoch)

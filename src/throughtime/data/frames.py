@@ -25,7 +25,7 @@ def kind_of(data: Any) -> str:
         return package
     if isinstance(data, np.ndarray | list | tuple):
         return "array"
-    raise DataError(f"expected a pandas or polars data frame or an array, got {type(data).__name__}.")
+    raise DataError(f"expected a pandas or polars data frame or an array, got {type(data).__name__}")
 
 
 def table_of(data: Any, name: str, *, time: str, target: str) -> Table:
@@ -52,7 +52,7 @@ def table_of(data: Any, name: str, *, time: str, target: str) -> Table:
     else:
         frame = polars.DataFrame(_columns_of_array(data, name, target))
     if frame.height == 0:
-        raise DataError(f"{name} has no rows.")
+        raise DataError(f"{name} has no rows")
     return Table(name, frame)
 
 
@@ -103,7 +103,7 @@ def with_static(table: Table, static: Table, id: str, names: Sequence[str]) -> T
     left = table.frame.drop(names, strict=False).with_columns(text)
     right = static.frame.select(id, *names).with_columns(text)
     if right[id].is_duplicated().any():
-        raise DataError(f"{static.name} must have one row per {id}; some have several.")
+        raise DataError(f"{static.name} must have one row per {id}; some have several")
     return Table(table.name, left.join(right, on=id, how="left", maintain_order="left"))
 
 
@@ -144,9 +144,9 @@ def _columns_of_array(data: Any, name: str, target: str) -> dict[str, Any]:
     try:
         values = np.asarray(data, float)
     except (TypeError, ValueError):
-        raise DataError(f"{name} must hold numbers, as an array [T] or [T, series].") from None
+        raise DataError(f"{name} must hold numbers, as an array [T] or [T, series]") from None
     if values.ndim not in (1, 2) or 0 in values.shape:
-        raise DataError(f"{name} must have the shape [T] or [T, series], got {list(values.shape)}.")
+        raise DataError(f"{name} must have the shape [T] or [T, series], got {list(values.shape)}")
     values = values.reshape(len(values), -1)
     return dict(zip(array_columns(values.shape[1], target), values.T, strict=True))
 

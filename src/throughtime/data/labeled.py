@@ -127,7 +127,7 @@ def read_labeled(
             if value is not None:
                 raise DataError(
                     f"{option(keyword)} names table columns, but {display_path(paths[0])} is not a table "
-                    f"({', '.join(TABLES)}); remove {option(keyword)}."
+                    f"({', '.join(TABLES)}); remove {option(keyword)}"
                     if paths
                     else _nothing()
                 )
@@ -137,7 +137,7 @@ def read_labeled(
         elif group_by is not None:
             raise DataError(
                 f"{option('group_by')} must be text for text files, to keep identical texts on one side of a split; "
-                f"got {group_by!r}."
+                f"got {group_by!r}"
             )
     distinct = sorted(set(found.labels))
     if len(distinct) < min_labels:
@@ -145,13 +145,13 @@ def read_labeled(
         of = "value of the label column" if is_table else "file or subdirectory"
         raise DataError(
             f"{found.name} has {counted(len(distinct), 'label')}{only}; at least {min_labels} are needed. Each {of} is "
-            "one label."
+            "one label"
         )
     return found
 
 
 def _nothing() -> str:
-    return f"no data given; expected {_SOURCES}."
+    return f"no data given; expected {_SOURCES}"
 
 
 def _from_text(paths: list[Path], encoding_errors: str, unlabeled: bool) -> Labeled:
@@ -165,24 +165,24 @@ def _from_text(paths: list[Path], encoding_errors: str, unlabeled: bool) -> Labe
         if files and directories:
             raise DataError(
                 f"{name} contains both .txt files and directories, so it is unclear which of them are the labels; "
-                f"expected {_SOURCES}."
+                f"expected {_SOURCES}"
             )
         if directories:
             return _from_directories(name, directories, encoding_errors)
         if not files:
-            raise DataError(f"{name} has no .txt files{_kinds(entries)}; expected {_SOURCES}.")
+            raise DataError(f"{name} has no .txt files{_kinds(entries)}; expected {_SOURCES}")
     else:
         files = _texts_of(paths)
         if len(files) < len(paths):
             other = next(path for path in paths if path not in files)
             kind = "a directory among files" if other.is_dir() else f"of an unsupported type ({other.suffix or 'none'})"
-            raise DataError(f"{display_path(other)} is {kind}; expected {_SOURCES}.")
+            raise DataError(f"{display_path(other)} is {kind}; expected {_SOURCES}")
     labels, names, texts = [], [], []
     for file in files:
         lines = [(k, line.strip()) for k, line in enumerate(read_lines(file, encoding_errors), 1)]
         found = [(k, line) for k, line in lines if line]
         if not found:
-            raise DataError(f"{display_path(file)} has no sequences; add lines, or remove the file.")
+            raise DataError(f"{display_path(file)} has no sequences; add lines, or remove the file")
         labels += [display_path(file.stem)] * len(found)
         names += [f"{display_path(file.name)}:{k}" for k, _ in found]
         texts += [line for _, line in found]
@@ -198,13 +198,13 @@ def _from_directories(name: str, directories: list[Path], encoding_errors: str) 
         if not files:
             raise DataError(
                 f"{display_path(directory)} has no .txt files{_kinds(entries)}; each subdirectory must contain text "
-                "files of one label. Add some, or remove it."
+                "files of one label. Add some, or remove it"
             )
         for file in files:
             content = read_whole(file, encoding_errors)
             if not content.strip():
                 raise DataError(
-                    f"{display_path(file)} is empty; sequences must have at least one character. Remove the file."
+                    f"{display_path(file)} is empty; sequences must have at least one character. Remove the file"
                 )
             labels.append(display_path(directory.name))
             names.append(f"{display_path(directory.name)}/{display_path(file.name)}")
@@ -217,7 +217,7 @@ def _entries(directory: Path) -> list[Path]:
     try:
         return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise DataError(f"{display_path(directory)} can't be read: {error.strerror}.") from None
+        raise DataError(f"{display_path(directory)} can't be read: {error.strerror}") from None
 
 
 def _texts_of(paths: list[Path]) -> list[Path]:
@@ -237,27 +237,27 @@ def _from_table(table: Table, columns: _Columns, optional: bool) -> Labeled:
     elif not optional:
         raise DataError(
             f"{table.name} is a table; set its label column with {option('label')}. "
-            f"Its columns are {', '.join(map(repr, table.columns))}."
+            f"Its columns are {', '.join(map(repr, table.columns))}"
         )
     text = columns.text
     if (text is None) == (columns.group is None):
         raise DataError(
             f"a table needs either {option('text')} (the text column, one sequence per row) or {option('group')} "
             f"(the column that identifies sequences of numeric rows), got {'neither' if text is None else 'both'}. "
-            f"The columns of {table.name} are {', '.join(map(repr, table.columns))}."
+            f"The columns of {table.name} are {', '.join(map(repr, table.columns))}"
         )
     groups = None if columns.group_by is None else table.filled(columns.group_by, "group_by")
     if text is not None:
         for keyword, value in (("time", columns.time), ("gaps", columns.gaps or None), ("columns", columns.features)):
             if value is not None:
-                raise DataError(f"{option(keyword)} requires {option('group')}, not {option('text')}.")
+                raise DataError(f"{option(keyword)} requires {option('group')}, not {option('text')}")
         table.check(text, "text")
         texts = table.strings(text)
         empty = [k for k, value in enumerate(texts, 1) if value is None]
         if empty:
             raise DataError(
                 f"{table.name}: column {text!r} has {len(empty)} empty sequence{'s' if len(empty) > 1 else ''} "
-                f"(the first in row {empty[0]}); drop these rows."
+                f"(the first in row {empty[0]}); drop these rows"
             )
         names = [f"row {k}" for k in range(1, len(table) + 1)]
         return Labeled(table.name, labels, names, [value for value in texts if value is not None], groups=groups)
@@ -273,17 +273,17 @@ def _features(table: Table, columns: _Columns) -> tuple[list[str], list[str]]:
             if column in used:
                 raise DataError(
                     f"column {column!r} can't be a feature, because another option names it; remove it from "
-                    f"{option('columns')}."
+                    f"{option('columns')}"
                 )
         if not given or len(set(given)) < len(given):
-            raise DataError(f"{option('columns')} must name one or more distinct columns, got {list(given)}.")
+            raise DataError(f"{option('columns')} must name one or more distinct columns, got {list(given)}")
         return list(given), []
     free = [column for column in table.columns if column not in used]
     features = [column for column in free if table.is_numeric(column)]
     if not features:
         raise DataError(
             f"{table.name} has no numeric columns besides {', '.join(sorted(repr(u) for u in used if u is not None))}; "
-            "a sequence of rows needs at least one as a feature."
+            "a sequence of rows needs at least one as a feature"
         )
     left = [column for column in free if column not in features]
     notes = [f"Columns that are not numeric are ignored: {', '.join(map(repr, left))}."] if left else []
@@ -297,7 +297,7 @@ def _series(table: Table, columns: _Columns, labels: list[str], groups: list[str
     keys = table.filled(group, "group")
     values = np.stack([table.numbers(column) for column in features], axis=1)
     if columns.gaps and time is None:
-        raise DataError(f"{option('gaps')} requires {option('time')}, the column with the time of each row.")
+        raise DataError(f"{option('gaps')} requires {option('time')}, the column with the time of each row")
     number = {key: k for k, key in enumerate(dict.fromkeys(keys))}  # in order of first rows
     codes = np.array([number[key] for key in keys])
     order = np.argsort(codes, kind="stable")
@@ -309,7 +309,7 @@ def _series(table: Table, columns: _Columns, labels: list[str], groups: list[str
             first, second = in_time[same[0] : same[0] + 2] + 1
             raise DataError(
                 f"{table.name}: sequence {keys[first - 1]!r} has two rows at {time} {table.strings(time)[first - 1]} "
-                f"(rows {first} and {second}); {time} must be unique within a sequence. Drop or average such rows."
+                f"(rows {first} and {second}); {time} must be unique within a sequence. Drop or average such rows"
             )
         moved = len(set(codes[in_time[in_time != order]].tolist()))
         if moved:
@@ -344,7 +344,7 @@ def _constant(
         if len(distinct) > 1:
             raise DataError(
                 f"{table.name}: sequence {keys[rows[0]]!r} has several values in column {column!r}: "
-                f"{', '.join(map(repr, distinct[:5]))}; all its rows must have the same value."
+                f"{', '.join(map(repr, distinct[:5]))}; all its rows must have the same value"
             )
         found.append(distinct[0])
     return found

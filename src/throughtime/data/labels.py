@@ -26,9 +26,9 @@ class Labels:
 
     def __post_init__(self) -> None:
         if not self.names or not all(isinstance(name, str) and name for name in self.names):
-            raise DataError(f"labels must be one or more non-empty strings, got {list(self.names)!r}.")
+            raise DataError(f"labels must be one or more non-empty strings, got {list(self.names)!r}")
         if len(set(self.names)) < len(self.names):
-            raise DataError(f"labels must be distinct, got {list(self.names)!r}.")
+            raise DataError(f"labels must be distinct, got {list(self.names)!r}")
 
     @classmethod
     def of(cls, values: Iterable[str]) -> Self:
@@ -52,7 +52,7 @@ class Labels:
             more = f" and {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
             raise DataError(
                 f"unknown label{'s' if len(unknown) > 1 else ''} {shown}; the known labels are {known}{more}"
-                f"{nearest(unknown[0], self.names) if len(unknown) == 1 else ''}."
+                f"{nearest(unknown[0], self.names) if len(unknown) == 1 else ''}"
             )
         return np.array([ids[value] for value in values], np.int64)
 

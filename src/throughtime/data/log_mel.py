@@ -48,9 +48,9 @@ class LogMel:
         for name, maximum in (("window", 1 << 16), ("hop", 1 << 16), ("bands", 512)):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= maximum:
-                raise DataError(f"{name} must be an integer from 1 to {maximum}, got {value!r:.100}.")
+                raise DataError(f"{name} must be an integer from 1 to {maximum}, got {value!r:.100}")
         if self.scaler is not None and len(self.scaler.mean) != self.bands:
-            raise DataError(f"the scaler must have {self.bands} bands, got {len(self.scaler.mean)}.")
+            raise DataError(f"the scaler must have {self.bands} bands, got {len(self.scaler.mean)}")
 
     @classmethod
     def at(cls, rate: int, bands: int = BANDS, *, level: bool = False) -> Self:

@@ -48,7 +48,7 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
     path = Path(path)
     name = display_path(path)
     if not (np.isfinite(step) and step > 0):
-        raise DataError(f"step must be a positive number of beats, got {step}.")
+        raise DataError(f"step must be a positive number of beats, got {step}")
     try:
         file = mido.MidiFile(file=io.BytesIO(path.read_bytes()))
         messages = list(file.merged_track)
@@ -58,7 +58,7 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
         reason = str(error) or "unexpected end of file"
         raise DataError(f"{name} is not a readable MIDI file: {reason}") from None
     if file.ticks_per_beat <= 0:
-        raise DataError(f"{name} counts time in video frames (SMPTE) rather than beats, which is unsupported.")
+        raise DataError(f"{name} counts time in video frames (SMPTE) rather than beats, which is unsupported")
     sounding = _notes(messages)
     outside = [note for note in sounding if not LOWEST <= note[0] < LOWEST + KEYS]
     ticks = file.ticks_per_beat * step
@@ -68,11 +68,11 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
             first, last = (int(tick / ticks + 0.5) for tick in (start, end))
             inside.append((key - LOWEST, first, max(last, first + 1)))
     if not inside:
-        raise DataError(f"{name} has no notes in a piano's range; remove the file.")
+        raise DataError(f"{name} has no notes in a piano's range; remove the file")
     steps = max(end for _, _, end in inside)
     if steps > _MAX_STEPS:
         raise DataError(
-            f"{name} has {steps:,} steps of {step:g} beats, above the limit of {_MAX_STEPS:,}; use a longer step."
+            f"{name} has {steps:,} steps of {step:g} beats, above the limit of {_MAX_STEPS:,}; use a longer step"
         )
     roll = np.zeros((steps, KEYS), np.uint8)
     for column, start, end in inside:
@@ -99,9 +99,9 @@ def write_midi(roll: ArrayLike, path: str | Path, *, step_seconds: float) -> Non
 
     on = np.asarray(roll) != 0
     if on.ndim != 2 or on.shape[1] != KEYS:
-        raise DataError(f"a piano roll must have shape [steps, {KEYS}], got {list(on.shape)}.")
+        raise DataError(f"a piano roll must have shape [steps, {KEYS}], got {list(on.shape)}")
     if not 0.001 <= step_seconds <= 4:
-        raise DataError(f"step_seconds must be from 0.001 to 4, got {step_seconds}.")
+        raise DataError(f"step_seconds must be from 0.001 to 4, got {step_seconds}")
     silence = np.zeros((1, KEYS), bool)
     changes = np.diff(np.concatenate([silence, on, silence]).astype(np.int8), axis=0)
     track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=round(step_seconds * 4e6))])

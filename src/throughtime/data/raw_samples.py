@@ -31,7 +31,7 @@ class RawSamples:
 
     def __post_init__(self) -> None:
         if type(self.frame) is not int or not 1 <= self.frame <= MAX_FRAME:
-            raise DataError(f"frame must be an integer from 1 to {MAX_FRAME}, got {self.frame!r:.100}.")
+            raise DataError(f"frame must be an integer from 1 to {MAX_FRAME}, got {self.frame!r:.100}")
 
     @property
     def size(self) -> int:

@@ -118,7 +118,7 @@ def read_rolls(
     if lacking or "" in parts:
         has = ", ".join(part or "pieces outside a part" for part, rolls in pieces.parts.items() if rolls)
         raise DataError(
-            f"{name} must have pieces in all of train, valid and test, or in none; it has {has or 'no pieces'}."
+            f"{name} must have pieces in all of train, valid and test, or in none; it has {has or 'no pieces'}"
         )
     return Rolls(name, parts["train"], parts["valid"], parts["test"], notes)
 
@@ -138,7 +138,7 @@ def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25)
     """
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     if not files:
-        raise DataError(f"no data given; expected {_SOURCES}.")
+        raise DataError(f"no data given; expected {_SOURCES}")
     found = Pieces(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""))
     for path in files:
         name = display_path(path)
@@ -152,7 +152,7 @@ def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25)
         elif kind == ".npz":
             _add_arrays(found, name, _npz(path))
         else:
-            raise DataError(f"{name} has an unsupported type ({kind or 'no extension'}); expected {_SOURCES}.")
+            raise DataError(f"{name} has an unsupported type ({kind or 'no extension'}); expected {_SOURCES}")
     return found
 
 
@@ -165,10 +165,10 @@ def _with_missing_parts(
         purposes = f"{', '.join(verbs[:-1])} and {verbs[-1]}"
         raise DataError(
             f"{name} has {len(rolls)} piece{'' if len(rolls) == 1 else 's'}; at least {len(wanted) + 1} are needed, "
-            f"one each to {purposes}."
+            f"one each to {purposes}"
         )
     if not 0 < share < 0.5:
-        raise DataError(f"the fraction for validation and test must be between 0 and 0.5, got {share}.")
+        raise DataError(f"the fraction for validation and test must be between 0 and 0.5, got {share}")
     rest = np.arange(len(rolls))
     parts = {}
     for part in wanted:
@@ -182,7 +182,7 @@ def _add_midi(found: Pieces, path: Path, step: float) -> None:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in MIDI_FILES and file.is_file())
     if not files:
-        raise DataError(f"{display_path(path)} has no .mid files; expected {_SOURCES}.")
+        raise DataError(f"{display_path(path)} has no .mid files; expected {_SOURCES}")
     outside = 0
     for file in files:
         inside = file.relative_to(path) if file != path else Path(file.name)
@@ -202,7 +202,7 @@ def _mat(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = loadmat(path)
     except NotImplementedError:
-        raise DataError(f"{display_path(path)} uses MATLAB's format 7.3; save it with '-v7'.") from None
+        raise DataError(f"{display_path(path)} uses MATLAB's format 7.3; save it with '-v7'") from None
     except Exception as error:  # loadmat raises many kinds of errors for damaged files
         raise DataError(f"{display_path(path)} is not a readable .mat file: {error}") from None
     return {key: value for key, value in content.items() if not key.startswith("__")}
@@ -223,7 +223,7 @@ def _npz(path: Path) -> dict[str, Any]:
 
 def _add_arrays(found: Pieces, name: str, arrays: Mapping[str, Any]) -> None:
     if not arrays:
-        raise DataError(f"{name} has no pieces; expected {_SOURCES}.")
+        raise DataError(f"{name} has no pieces; expected {_SOURCES}")
     for key in sorted(arrays, key=lambda key: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", key)]):
         part = re.match(r"(train|valid|test)", key)
         array = np.asarray(arrays[key])
@@ -238,11 +238,11 @@ def _roll(values: ArrayLike, place: str) -> Roll:
     array = np.asarray(values)
     if array.ndim != 2 or array.shape[1] != KEYS or array.dtype.kind not in "buif":
         raise DataError(
-            f"{place}: expected an array [steps, {KEYS}] of 0s and 1s, got {list(array.shape)} {array.dtype}."
+            f"{place}: expected an array [steps, {KEYS}] of 0s and 1s, got {list(array.shape)} {array.dtype}"
         )
     if len(array) == 0:
-        raise DataError(f"{place} has no steps; remove it.")
+        raise DataError(f"{place} has no steps; remove it")
     if not np.isin(array, (0, 1)).all():
         wrong = array[~np.isin(array, (0, 1))][0]
-        raise DataError(f"{place}: a piano roll must contain only 0 and 1, got {wrong}; save `roll > 0`, for example.")
+        raise DataError(f"{place}: a piano roll must contain only 0 and 1, got {wrong}; save `roll > 0`, for example")
     return array.astype(np.uint8)

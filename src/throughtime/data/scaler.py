@@ -36,16 +36,16 @@ class Scaler:
         if len(shapes) != 1 or any(values.ndim != 2 for values in arrays):
             raise DataError(
                 f"a scaler needs arrays [steps, features] with the same features, got shapes "
-                f"{sorted({values.shape for values in arrays})[:5]}."
+                f"{sorted({values.shape for values in arrays})[:5]}"
             )
         steps = sum(len(values) for values in arrays)
         if steps == 0:
-            raise DataError("a scaler needs at least 1 step, got none.")
+            raise DataError("a scaler needs at least 1 step, got none")
         # Two passes instead of concatenating the arrays, which may fill the memory.
         mean = sum(values.sum(0) for values in arrays) / steps
         if not np.isfinite(mean).all():
             columns = np.flatnonzero(~np.isfinite(mean)).tolist()
-            raise DataError(f"features must be finite: NaN or infinity in columns {columns}; fill or drop these steps.")
+            raise DataError(f"features must be finite: NaN or infinity in columns {columns}; fill or drop these steps")
         variance = sum(((values - mean) ** 2).sum(0) for values in arrays) / steps
         scale = np.sqrt(variance)
         # The mean of equal values is rounded, so a constant feature may have a deviation of about 1e-16 of its value.

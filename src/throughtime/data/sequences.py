@@ -46,13 +46,13 @@ class Sequences:
 
         keep("inputs", [_ids_or_values(x) for x in self.inputs])
         if not self.inputs:
-            raise DataError("there are no sequences; at least 1 is needed.")
+            raise DataError("there are no sequences; at least 1 is needed")
         keep("names", list(self.names) or [str(k) for k in range(len(self))])
         _equal_count("names", self.names, len(self))
         self._check_alike("inputs", self.inputs)
         for name, x in zip(self.names, self.inputs, strict=True):
             if len(x) == 0:
-                raise DataError(f"sequence {name} has no steps; remove it.")
+                raise DataError(f"sequence {name} has no steps; remove it")
         if isinstance(self.targets, np.ndarray):
             keep("targets", _ids_or_values(self.targets))
             _equal_count("targets", self.targets, len(self))
@@ -63,12 +63,12 @@ class Sequences:
             self._check_alike("targets", self.targets)
             for name, x, y in zip(self.names, self.inputs, self.targets, strict=True):
                 if len(x) != len(y):
-                    raise DataError(f"sequence {name} has {len(x)} steps and {len(y)} targets; they must be equal.")
+                    raise DataError(f"sequence {name} has {len(x)} steps and {len(y)} targets; they must be equal")
         if self.weights is not None:
             keep("weights", np.asarray(self.weights, np.float32))
             _equal_count("weights", self.weights, len(self))
             if not (np.isfinite(self.weights) & (self.weights > 0)).all():
-                raise DataError("weights must be finite and positive; remove sequences of weight 0.")
+                raise DataError("weights must be finite and positive; remove sequences of weight 0")
         if self.groups is not None:
             keep("groups", list(self.groups))
             _equal_count("groups", self.groups, len(self))
@@ -118,14 +118,14 @@ class Sequences:
             if array.shape[1:] != first.shape[1:]:
                 raise DataError(
                     f"all sequences must have the same {kind} per step: {self.names[0]} has shape {list(first.shape)}, "
-                    f"{name} has {list(array.shape)}."
+                    f"{name} has {list(array.shape)}"
                 )
             if array.ndim == 2 and not np.isfinite(array).all():
                 step, column = np.argwhere(~np.isfinite(array))[0]
                 raise DataError(
                     f"{kind} must be finite, got {array[step, column]} "
                     f"{f'in sequence {name}, ' if len(arrays) > 1 else ''}in row {step}, column {column}; "
-                    "fill or drop such values first."
+                    "fill or drop such values first"
                 )
 
 
@@ -138,10 +138,10 @@ def _ids_or_values(array: ArrayLike) -> Array:
         return values.astype(np.float32, copy=False)
     raise DataError(
         f"an array must hold ids [steps] (integers) or values [steps, features] (numbers), got shape "
-        f"{list(values.shape)} of {values.dtype}."
+        f"{list(values.shape)} of {values.dtype}"
     )
 
 
 def _equal_count(kind: str, values: Sequence[Any] | Array, count: int) -> None:
     if len(values) != count:
-        raise DataError(f"the number of {kind} must match the sequences, got {len(values)} for {count} sequences.")
+        raise DataError(f"the number of {kind} must match the sequences, got {len(values)} for {count} sequences")

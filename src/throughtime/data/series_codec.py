@@ -149,14 +149,14 @@ class SeriesCodec:
         if (table.timeline.unit, table.timeline.step) != (line.unit, line.step):
             raise DataError(
                 f"{table.name} has one row every {table.timeline.text}, but the network was trained on one row every "
-                f"{line.text}; resample the table."
+                f"{line.text}; resample the table"
             )
         unknown = [series.name for series in table.series if series.name not in self.scales]
         if unknown:
             raise DataError(
                 f"{table.name} has {len(unknown)} series that were not in training, such as {unknown[0]!r}"
                 f"{nearest(unknown[0], self.scales)}. Forecasts need series from training: remove the others, "
-                "or train again with them."
+                "or train again with them"
             )
         sizes = np.array([len(series.future) for series in table.series])
         offsets = np.cumsum(np.concatenate([[0], sizes[:-1] + margin])) + margin
@@ -194,12 +194,12 @@ class SeriesCodec:
             if isinstance(how, Scale):
                 number = _number(text)
                 if number is None:
-                    raise DataError(f"{table}: the static column {column!r} must be a number, got {text!r}.")
+                    raise DataError(f"{table}: the static column {column!r} must be a number, got {text!r}")
                 found.append(how.encode(np.array([number])))
             elif text in how:
                 found.append(np.array([text == each for each in how], np.float32))
             else:
-                raise DataError(f"{table}: the static column {column!r} has the new category {text!r}; known: {how}.")
+                raise DataError(f"{table}: the static column {column!r} has the new category {text!r}; known: {how}")
         return np.concatenate(found) if found else np.zeros(0, np.float32)
 
     def to_data(self) -> dict[str, Any]:
@@ -283,12 +283,12 @@ def fit_codec(
     if identify and len(table.series) > _MAX_IDENTIFIED:
         raise DataError(
             f"{table.name} has {len(table.series):,} series; {option('identify')} is for at most {_MAX_IDENTIFIED:,}. "
-            "Describe them by static covariates instead."
+            "Describe them by static covariates instead"
         )
     parts = [series.values[:count] for series, count in zip(table.series, train, strict=True)]
     scales = {s.name: Scale.fit(part, scaling) for s, part in zip(table.series, parts, strict=True)}
     if not any(np.nanmax(part) > np.nanmin(part) for part in parts if not np.isnan(part).all()):
-        raise DataError(f"{table.name}: the target is constant in the training part, so there is nothing to learn.")
+        raise DataError(f"{table.name}: the target is constant in the training part, so there is nothing to learn")
     if season is None:
         ends = [scales[s.name].encode(part[-SEASONED:]) for s, part in zip(table.series, parts, strict=True)]
         season = found_season(ends, table.timeline.seasons())

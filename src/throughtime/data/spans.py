@@ -72,7 +72,7 @@ def span_scores(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -
     right = wanted = given = 0
     for expected, predicted in zip(true, found, strict=True):
         if len(expected) != len(predicted):
-            raise ValueError(f"the numbers of predicted and true tags differ: {len(predicted)} and {len(expected)}.")
+            raise ValueError(f"the numbers of predicted and true tags differ: {len(predicted)} and {len(expected)}")
         ours, theirs = spans(predicted), spans(expected)
         right, wanted, given = right + len(ours & theirs), wanted + len(theirs), given + len(ours)
     return SpanScores(

@@ -56,15 +56,15 @@ def split(
     """
     count = len(targets)
     if not 0 < share < 1:
-        raise DataError(f"the validation fraction must be between 0 and 1, got {share}.")
+        raise DataError(f"the validation fraction must be between 0 and 1, got {share}")
     if count < 2:
-        raise DataError(f"a split needs at least 2 sequences, got {count}.")
+        raise DataError(f"a split needs at least 2 sequences, got {count}")
     if groups is not None and len(groups) != count:
-        raise DataError(f"the number of groups must match the sequences, got {len(groups)} for {count} sequences.")
+        raise DataError(f"the number of groups must match the sequences, got {len(groups)} for {count} sequences")
     ids = targets if isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu" else None
     blocks = np.arange(count) if groups is None else np.unique(np.asarray(groups, str), return_inverse=True)[1]
     if blocks.max() == 0:
-        raise DataError("all sequences are in the same group; a split needs at least 2 groups.")
+        raise DataError("all sequences are in the same group; a split needs at least 2 groups")
     if ids is None:
         valid = _random_blocks(blocks, share, seed)
         return Split(np.setdiff1d(np.arange(count), valid), valid, [])
@@ -76,7 +76,7 @@ def split(
 
     if (counts == 0).any():
         empty = ", ".join(map(label, np.flatnonzero(counts == 0).tolist()))
-        raise DataError(f"no sequence has the label {empty}; remove the label or add sequences.")
+        raise DataError(f"no sequence has the label {empty}; remove the label or add sequences")
     spread = np.unique(np.stack([ids, blocks]), axis=1)[0]  # one entry for each pair of label and group
     single = np.flatnonzero(np.bincount(spread, minlength=len(counts)) == 1)
     notes = [
@@ -88,7 +88,7 @@ def split(
     if len(np.unique(blocks[rest])) < 2:
         raise DataError(
             f"no label has at least 2 {'sequences' if groups is None else 'groups'} to split; add data, or validate on "
-            "separate files."
+            "separate files"
         )
     require("sklearn", "train", "a split by label")
     valid = rest[(_stratified if groups is None else _stratified_groups)(ids[rest], blocks[rest], share, seed)]
@@ -132,4 +132,4 @@ def _stratified_groups(ids: Indices, blocks: Indices, share: float, seed: int) -
             if len(valid) and len(np.unique(ids[train])) == labels:
                 found: Indices = valid
                 return found
-    raise DataError("no split by group keeps every label in training; use more data, or validate on other files.")
+    raise DataError("no split by group keeps every label in training; use more data, or validate on other files")

@@ -55,7 +55,7 @@ class Table:
         if column not in self.columns:
             raise DataError(
                 f"{self.name} has no column {column!r} for {option(keyword)}{nearest(column, self.columns)}. "
-                f"Its columns are {_listed(self.columns)}."
+                f"Its columns are {_listed(self.columns)}"
             )
 
     def pieces(self, column: str) -> Iterator[Any]:
@@ -83,11 +83,11 @@ class Table:
         values = self.strings(column)
         empty = [k for k, value in enumerate(values) if value is None]
         if len(empty) == len(values):
-            raise DataError(f"{self.name}: column {column!r} ({option(keyword)}) has no values.")
+            raise DataError(f"{self.name}: column {column!r} ({option(keyword)}) has no values")
         if empty:
             raise DataError(
                 f"{self.name}: column {column!r} ({option(keyword)}) has {_count(empty, 'missing value')}; "
-                "fill these cells or drop their rows."
+                "fill these cells or drop their rows"
             )
         return [value.strip() for value in values if value is not None]
 
@@ -106,20 +106,20 @@ class Table:
         advice = f"remove the column from {option('columns')}"
         if numbers is None:
             raise DataError(
-                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; {advice}."
+                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; {advice}"
             )
         if wrong:
             value = self.frame[column][wrong[0]]
             raise DataError(
                 f"{self.name}: column {column!r} has {_count(wrong, 'value')} that "
                 f"{'is not a number' if len(wrong) == 1 else 'are not numbers'}, such as {value!r}; "
-                f"correct the file, or {advice}."
+                f"correct the file, or {advice}"
             )
         empty = np.flatnonzero(~np.isfinite(numbers)).tolist()
         if empty:
             raise DataError(
                 f"{self.name}: column {column!r} has {_count(empty, 'missing or infinite value')} "
-                f"among {len(self)} rows; fill these cells, drop their rows, or {advice}."
+                f"among {len(self)} rows; fill these cells, drop their rows, or {advice}"
             )
         return numbers
 
@@ -167,10 +167,10 @@ class Table:
         if series is None or not (series.dtype.is_numeric() or series.dtype.is_temporal()):
             raise DataError(
                 f"{self.name}: column {column!r} ({option(keyword)}) must contain numbers or ISO 8601 dates and times "
-                f"(2024-05-01, 2024-05-01T12:30:00), all of one kind; got {self.frame[column][0]!r} in row 1."
+                f"(2024-05-01, 2024-05-01T12:30:00), all of one kind; got {self.frame[column][0]!r} in row 1"
             )
         if series.dtype.is_float() and not series.is_finite().all():
-            raise DataError(f"{self.name}: column {column!r} ({option(keyword)}) has times that are not finite.")
+            raise DataError(f"{self.name}: column {column!r} ({option(keyword)}) has times that are not finite")
         return series
 
     def values(self, column: str, keyword: str) -> NDArray[np.floating[Any]]:
@@ -193,14 +193,14 @@ class Table:
                 at = wrong[0] if wrong else 0
                 raise DataError(
                     f"{self.name}: column {column!r} ({option(keyword)}) must contain numbers, got "
-                    f"{self.frame[column][at]!r} in row {at + 1}."
+                    f"{self.frame[column][at]!r} in row {at + 1}"
                 )
             numbers = found
         infinite = np.flatnonzero(np.isinf(numbers)).tolist()
         if infinite:
             raise DataError(
                 f"{self.name}: column {column!r} ({option(keyword)}) has {_count(infinite, 'infinite value')}; "
-                "correct these cells, or leave them empty to mark them as missing."
+                "correct these cells, or leave them empty to mark them as missing"
             )
         return numbers
 
@@ -240,7 +240,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
     if not path.exists():
         raise DataError(missing(path))
     if kind not in TABLES:
-        raise DataError(f"{name} is not a table; expected a .csv, .tsv or .parquet file.")
+        raise DataError(f"{name} is not a table; expected a .csv, .tsv or .parquet file")
     try:
         if kind == ".parquet":
             frame = _Parquet(path, name)
@@ -249,14 +249,14 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
             frame = polars.read_csv(io.BytesIO(content), separator=SEPARATORS[kind], infer_schema=False)
             frame = frame.rename(str.strip)
     except polars.exceptions.NoDataError:
-        raise DataError(f"{name} is empty; expected a table with a header.") from None
+        raise DataError(f"{name} is empty; expected a table with a header") from None
     except (polars.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         if "more fields" in reason:  # polars suggests an argument that users of this package can't set
-            reason = "a row has more cells than the header has columns; quote cells that contain the separator."
+            reason = "a row has more cells than the header has columns; quote cells that contain the separator"
         raise DataError(f"{name} is not a readable {kind} table: {reason}") from None
     if frame.height == 0:
-        raise DataError(f"{name} has no rows below its header.")
+        raise DataError(f"{name} has no rows below its header")
     return Table(name, frame)
 
 

@@ -73,21 +73,21 @@ def read_tagged(
     """
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     if not files:
-        raise DataError("no data given; expected one or more files with a token and its tag per line.")
+        raise DataError("no data given; expected one or more files with a token and its tag per line")
     columns = _Columns(token_column, tag_column, sentence_column)
     found = Tagged(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""), [], [], [])
     for path in files:
         if not path.exists():
             raise DataError(missing(path))
         if path.is_dir():
-            raise DataError(f"{display_path(path)} is a directory; expected a file with a token and its tag per line.")
+            raise DataError(f"{display_path(path)} is a directory; expected a file with a token and its tag per line")
         before = len(found)
         if path.suffix.lower() in TABLES and not (path.suffix.lower() == ".tsv" and isinstance(token_column, int)):
             _add_table(found, path, columns, encoding_errors)
         else:
             _add_lines(found, path, columns, encoding_errors)
         if len(found) == before:
-            raise DataError(f"{display_path(path)} has no sequences; expected a token and its tag per line.")
+            raise DataError(f"{display_path(path)} has no sequences; expected a token and its tag per line")
     return found
 
 
@@ -97,7 +97,7 @@ def _add_lines(found: Tagged, path: Path, columns: _Columns, encoding_errors: st
     if isinstance(token, str) or isinstance(tag, str) or columns.sentence is not None:
         raise DataError(
             f"{name} is not a table ({', '.join(TABLES)}); use column numbers for {option('token_column')} and "
-            f"{option('tag_column')}, and don't set {option('sentence_column')}."
+            f"{option('tag_column')}, and don't set {option('sentence_column')}"
         )
     numbers = {"token_column": token} if tag is None else {"token_column": token, "tag_column": tag}
     width = 0
@@ -109,19 +109,17 @@ def _add_lines(found: Tagged, path: Path, columns: _Columns, encoding_errors: st
             continue
         place = f"{name}, line {number}"
         if len(cells) < len(numbers):
-            raise DataError(f"{place}: expected a token and its tag, got only {line.strip()!r}.")
+            raise DataError(f"{place}: expected a token and its tag, got only {line.strip()!r}")
         width = width or len(cells)
         if len(cells) != width:
-            raise DataError(f"{place}: expected {width} columns as in the previous lines, got {len(cells)}.")
+            raise DataError(f"{place}: expected {width} columns as in the previous lines, got {len(cells)}")
         for keyword, column in numbers.items():
             if not -width <= column < width:
-                raise DataError(f"{place}: no column {column} ({option(keyword)}); the file has {width} columns.")
+                raise DataError(f"{place}: no column {column} ({option(keyword)}); the file has {width} columns")
             if not cells[column]:
-                raise DataError(f"{place}: the {keyword.removesuffix('_column')} is empty.")
+                raise DataError(f"{place}: the {keyword.removesuffix('_column')} is empty")
         if len({column % width for column in numbers.values()}) < len(numbers):
-            raise DataError(
-                f"{option('token_column')} and {option('tag_column')} are the same column, {token % width}."
-            )
+            raise DataError(f"{option('token_column')} and {option('tag_column')} are the same column, {token % width}")
         if not open_sequence:
             _begin(found, f"{display_path(path.name)}:{number}")
         open_sequence = True
@@ -138,7 +136,7 @@ def _add_table(found: Tagged, path: Path, columns: _Columns, encoding_errors: st
     if unnamed:
         raise DataError(
             f"{table.name} is a table; set its columns by name with {', '.join(unnamed)}. "
-            f"Its columns are {', '.join(map(repr, table.columns))}."
+            f"Its columns are {', '.join(map(repr, table.columns))}"
         )
     table.check(str(sentence), "sentence_column")
     tokens = table.filled(str(token), "token_column")
@@ -151,7 +149,7 @@ def _add_table(found: Tagged, path: Path, columns: _Columns, encoding_errors: st
             positions[key] = len(found) - 1
         current = current if key is None else positions[key]
         if current is None:
-            raise DataError(f"{table.name}: column {sentence!r} ({option('sentence_column')}) is blank in row 1.")
+            raise DataError(f"{table.name}: column {sentence!r} ({option('sentence_column')}) is blank in row 1")
         found.tokens[current].append(tokens[row])
         found.tags[current].append(tags[row])
 

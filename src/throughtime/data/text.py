@@ -112,7 +112,7 @@ def read_text(
         )
     sources = (_default(),) if paths is None else tuple(s for path in paths for s in _sources(path))
     if not sources:
-        raise DataError("no text given: the list of paths is empty; omit it to use Python's own documentation.")
+        raise DataError("no text given: the list of paths is empty; omit it to use Python's own documentation")
     digest = hashlib.sha256()
     characters = done = 0
     tokenized = False
@@ -155,7 +155,7 @@ def _sources(given: str | Path) -> list[Source]:
     if str(given) == "-":
         return [_copied("standard input", sys.stdin.buffer)]
     if not os.fspath(given):
-        raise DataError("a path is empty; expected the name of a file or directory, or - for standard input.")
+        raise DataError("a path is empty; expected the name of a file or directory, or - for standard input")
     path = Path(given)
     try:
         status = path.stat()

@@ -65,12 +65,12 @@ class Timeline:
         if times.dtype.is_numeric():
             stamps = times.to_numpy()
             if freq is not None and not freq.isdecimal():
-                raise DataError(f"{name}: {setting('freq', freq)} is for dates, but this table's times are numbers.")
+                raise DataError(f"{name}: {setting('freq', freq)} is for dates, but this table's times are numbers")
             if not np.array_equal(stamps, np.round(stamps)):
-                raise DataError(f"{name}: numeric times must be integers, got {stamps[0]!r}.")
+                raise DataError(f"{name}: numeric times must be integers, got {stamps[0]!r}")
             return cls._fixed("number", stamps.astype(np.int64), same, name, int(freq) if freq else None)
         if times.dtype == polars.Time:
-            raise DataError(f"{name}: the times have no date; expected dates, such as 2024-05-01 or 2024-05-01T12:00.")
+            raise DataError(f"{name}: the times have no date; expected dates, such as 2024-05-01 or 2024-05-01T12:00")
         if getattr(times.dtype, "time_zone", None) is not None:
             times, zoned = times.dt.convert_time_zone("UTC").dt.replace_time_zone(None), True
         times = times.cast(polars.Datetime("us"))
@@ -136,7 +136,7 @@ class Timeline:
         _reject_duplicates(cls(unit, 1, zoned=zoned), stamps, same, name)
         if not step:
             if not len(gaps):
-                raise DataError(f"{name}: every series has only one row, so there is no interval between times.")
+                raise DataError(f"{name}: every series has only one row, so there is no interval between times")
             steps, counts = np.unique(gaps, return_counts=True)
             step = int(steps[counts.argmax()])
         line = cls(unit, step, int(stamps[0] % step), zoned=zoned)
@@ -144,13 +144,13 @@ class Timeline:
         if len(off) and not (gaps % step).any():
             raise DataError(
                 f"{name}: the times of the series are offset from each other by less than the interval of {line.text}; "
-                "round them to the same interval."
+                "round them to the same interval"
             )
         if len(off):
             raise DataError(
                 f"{name}: the times are irregular: {len(off)} of {len(stamps)} are not a multiple of {line.text} after "
                 f"the first, such as {line.label_of(int(stamps[off[0]]))}. Resample the table to a regular interval, "
-                "or set another interval with freq, such as freq=h for hours."
+                "or set another interval with freq, such as freq=h for hours"
             )
         return line, stamps // step
 
@@ -166,7 +166,7 @@ class Timeline:
         elif last.all() and not (within % _DAY).any():
             day = -1
         elif step:
-            raise DataError(f"{name}: the times are on different days of the month; use the first or the last for all.")
+            raise DataError(f"{name}: the times are on different days of the month; use the first or the last for all")
         else:
             return None
         positions = months.astype(np.int64)
@@ -178,7 +178,7 @@ class Timeline:
             steps, counts = np.unique(gaps, return_counts=True)
             step = int(steps[counts.argmax()])
         if (positions % step != positions[0] % step).any():
-            raise DataError(f"{name}: the times are irregular: they are not all {step} months apart.")
+            raise DataError(f"{name}: the times are irregular: they are not all {step} months apart")
         return cls("month", step, int(positions[0] % step), day, zoned), positions // step
 
     @property
@@ -279,6 +279,6 @@ def _parsed(freq: str, name: str) -> tuple[int, str]:
     units = [*_FIXED, *_MONTHS]
     if found is None or found[2] not in units or found[1].strip("0") == "" != found[1]:
         raise DataError(
-            f"{name}: {setting('freq', freq)} is not an interval; expected a number and one of {', '.join(units)}."
+            f"{name}: {setting('freq', freq)} is not an interval; expected a number and one of {', '.join(units)}"
         )
     return int(found[1] or 1), found[2]

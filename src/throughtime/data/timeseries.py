@@ -64,7 +64,7 @@ class Columns:
         lower = {name.lower(): name for name in reversed(names)}
         targets = _split(target) or (("y",) if "y" in names else ())
         if not targets:
-            raise DataError(f"{table.name}: {option('target')} must name the column to forecast; it has {names}.")
+            raise DataError(f"{table.name}: {option('target')} must name the column to forecast; it has {names}")
         if time is None:
             time = next((lower[name] for name in TIME_NAMES if name in lower and lower[name] not in targets), None)
         if id is None and "unique_id" in names:
@@ -80,7 +80,7 @@ class Columns:
                 if column in used:
                     raise DataError(
                         f"{table.name}: column {column!r} is used by both {option(used[column])} and "
-                        f"{option(keyword)}; use it once."
+                        f"{option(keyword)}; use it once"
                     )
                 used[column] = keyword
         return found
@@ -205,7 +205,7 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     read = {name: table.values(name, "target")[order] for name in columns.targets}
     for name, values in read.items():
         if np.isnan(values).all():
-            raise DataError(f"{table.name}: target {name!r} has no values.")
+            raise DataError(f"{table.name}: target {name!r} has no values")
     covariates = {
         kind: np.stack([table.values(name, kind)[order] for name in names], 1) if names else None
         for kind, names in (("past", columns.past), ("future", columns.future))
@@ -213,7 +213,7 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     for kind, read_values in covariates.items():
         for k, name in enumerate(getattr(columns, kind)):
             if read_values is not None and np.isnan(read_values[:, k]).all():
-                raise DataError(f"{table.name}: column {name!r} ({option(kind)}) has no values; remove it.")
+                raise DataError(f"{table.name}: column {name!r} ({option(kind)}) has no values; remove it")
     texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
     found: list[Series] = []
     filled = 0
@@ -227,12 +227,12 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         if grid > _MAX_FILLED * count + 100:
             raise DataError(
                 f"{table.name}: with an interval of {timeline.text}, {grid - count:,} of {grid:,} rows of {name} would "
-                f"be missing; set the table's interval with {option('freq')}."
+                f"be missing; set the table's interval with {option('freq')}"
             )
         filled += grid - count
         last = max(_last(values[rows]) for values in read.values())
         if last < 0:
-            raise DataError(f"{table.name}: series {name!r} has no values of its target.")
+            raise DataError(f"{table.name}: series {name!r} has no values of its target")
         end = (last if at is None else int(at[last])) + 1
         past, future = (
             np.zeros((grid, 0), np.float32) if values is None else _on_grid(values[rows], at, grid)
@@ -282,7 +282,7 @@ def joined(tables: Sequence[Table], columns: Columns) -> Table:
         frame = polars.concat(frames, how="vertical_relaxed")
     except polars.exceptions.PolarsError:
         kinds = " and ".join(str(frame[columns.time].dtype) for frame in frames)
-        raise DataError(f"{name}: the times must be of one kind, got {kinds}.") from None
+        raise DataError(f"{name}: the times must be of one kind, got {kinds}") from None
     if columns.time:
         keys = [columns.time, *([columns.id] if columns.id else [])]
         counts = [frame.select(keys).is_duplicated().any() for frame in frames]
@@ -299,7 +299,7 @@ def one_path(paths: Sequence[str | Path] | None) -> str | Path:
     """
     if not paths or len(paths) > 1:
         listed = ", ".join(display_path(path) for path in paths or ())
-        raise DataError(f"forecast reads one table (.csv, .tsv or .parquet), got {listed or 'none'}.")
+        raise DataError(f"forecast reads one table (.csv, .tsv or .parquet), got {listed or 'none'}")
     return paths[0]
 
 
@@ -327,7 +327,7 @@ def _constant(table: Table, column: str, texts: Array, name: str) -> str:
     if (texts != texts[0]).any():
         raise DataError(
             f"{table.name}: the static column {column!r} changes within series {name!r}; use {option('past')} or "
-            f"{option('future')} instead."
+            f"{option('future')} instead"
         )
     return str(texts[0])
 

@@ -140,4 +140,4 @@ class Linear(Quantization):
 
 def _require(name: str, value: Any, minimum: int, maximum: int) -> None:
     if type(value) is not int or not minimum <= value <= maximum:
-        raise DataError(f"{name} must be an integer from {minimum} to {maximum}, got {value!r:.100}.")
+        raise DataError(f"{name} must be an integer from {minimum} to {maximum}, got {value!r:.100}")

@@ -261,7 +261,7 @@ class WindowBatches:
         self.windows, self._seed, self._rank, self._ranks, self._shuffled = windows, seed, rank, ranks, shuffled
         total = len(windows)
         if min(batch, total) < ranks:
-            raise DataError(f"{ranks} processes need at least {ranks} windows, got batches of {batch} from {total}.")
+            raise DataError(f"{ranks} processes need at least {ranks} windows, got batches of {batch} from {total}")
         self._total = total
         self._count = min(-(-total // batch), total // ranks)
         self._order: tuple[int, Integers] = (-1, np.zeros(0, np.int64))

@@ -41,7 +41,7 @@ def get(name: str) -> Engine:
         UserError: if there is no engine with that name; the message suggests the most similar one.
     """
     if name not in _HOMES:
-        raise UserError(f"no engine named {name!r}{nearest(name, NAMES)}; choose from {', '.join(NAMES)}.")
+        raise UserError(f"no engine named {name!r}{nearest(name, NAMES)}; choose from {', '.join(NAMES)}")
     module, kind = _HOMES[name]
     engine: Engine = getattr(import_module(f"{__name__}.{module}"), kind)()
     return engine
@@ -62,7 +62,7 @@ def choose(name: str | None, program: Program, like: Tensor) -> Engine:
         engine = get(name)
         reason = engine.refuses(program, like)
         if reason is not None:
-            raise UserError(f"the engine {name!r} can't run this: {reason}. Omit the engine, or use 'reference'.")
+            raise UserError(f"the engine {name!r} can't run this: {reason}. Omit the engine, or use 'reference'")
         return engine
     for preferred in PREFERENCE.get(kind_of(like.device), ("reference",)):
         engine = get(preferred)

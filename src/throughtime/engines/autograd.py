@@ -63,14 +63,14 @@ class Pass(NamedTuple):
         """
         segment = self.segment_steps
         if segment is not None and segment < 1:
-            raise UserError(f"checkpoint_every must be a positive number of steps, got {segment!r}.")
+            raise UserError(f"checkpoint_every must be a positive number of steps, got {segment!r}")
         segmented = segment is not None and segment < self.layout.steps and self.tap is None
         if self.engine.traceable and self.tap is None and not segmented:
             return self.execute(operands)
         tensors = operands.tensors
         if self.tap is not None and is_transformed(tensors):
             raise UserError(
-                "recording is not supported under vmap, jvp, torch.func or forward-mode AD; record a plain run instead."
+                "recording is not supported under vmap, jvp, torch.func or forward-mode AD; record a plain run instead"
             )
         this = self if segmented or segment is None else self._replace(segment_steps=None)
         if not this.engine.traceable and is_graph_captured() and not is_transformed(tensors):

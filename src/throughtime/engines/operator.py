@@ -42,7 +42,7 @@ def _autograd_kernel(*given: Any) -> list[Tensor]:
     if has_tangent(tensors):
         raise NotImplementedError(
             "torch.ops.throughtime.run has no forward-mode derivative: use a throughtime module, which switches to "
-            "the reference engine for it, or engine='reference'."
+            "the reference engine for it, or engine='reference'"
         )
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         with torch._C._AutoDispatchBelowAutograd():

@@ -194,7 +194,7 @@ def _called(function: Callable[[Tensor], Any], value: Tensor) -> Tensor:
     result = function(value)
     if not isinstance(result, Tensor) or result.shape != value.shape:
         shown = f"shape {list(result.shape)}" if isinstance(result, Tensor) else repr(result)
-        raise UserError(f"the function of an edit must return a tensor of shape {list(value.shape)}, got {shown}.")
+        raise UserError(f"the function of an edit must return a tensor of shape {list(value.shape)}, got {shown}")
     return result
 
 

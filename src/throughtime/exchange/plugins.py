@@ -68,37 +68,37 @@ class _Parts:
             UserError: if plugin formats can't represent the model.
         """
         if not isinstance(model, SequenceModel):
-            raise UserError(f"{what} holds a whole network: expected a SequenceModel, got {type(model).__name__}.")
+            raise UserError(f"{what} holds a whole network: expected a SequenceModel, got {type(model).__name__}")
         codec = None if model.task is None else model.task.codecs.inputs
         if isinstance(codec, DeviceInput) and codec.knobs:
             raise UserError(
                 f"{what} takes audio samples alone, but this network also reads the knobs "
-                f"{', '.join(codec.knobs)}. Export it to ONNX or C instead: model.onnx or model.c."
+                f"{', '.join(codec.knobs)}. Export it to ONNX or C instead: model.onnx or model.c"
             )
         if model.reads_tokens or model.input_size != 1 or model.head.output.width != 1 or not model.per_step:
             raise UserError(
                 f"{what} needs a network with 1 input and 1 output per sample; this one reads {_described(model)}. "
-                "Export it to ONNX instead: model.onnx."
+                "Export it to ONNX instead: model.onnx"
             )
         if isinstance(model.encoder, Projection):
             raise UserError(
                 f"{what} passes samples to the recurrent layers directly, but this network embeds them first. Export "
-                "it to ONNX or C instead: model.onnx or model.c."
+                "it to ONNX or C instead: model.onnx or model.c"
             )
         options = model.recurrent.options
         if options.learn_initial:
-            raise UserError(f"{what} always starts from zeros, but this network has learned initial states.")
+            raise UserError(f"{what} always starts from zeros, but this network has learned initial states")
         try:
             torchs: Any = to_torch(model.recurrent)
         except UserError as error:
             raise UserError(
-                f"{what} supports only LSTM and GRU layers: {error} Export it to ONNX instead: model.onnx."
+                f"{what} supports only LSTM and GRU layers: {error}. Export it to ONNX instead: model.onnx"
             ) from None
         kind = {nn.LSTM: "lstm", nn.GRU: "gru"}.get(type(torchs))
         if kind is None or torchs.bidirectional or torchs.proj_size or not torchs.bias:
             raise UserError(
                 f"{what} supports only unidirectional LSTM and GRU layers with biases and without a projection. Export "
-                "it to ONNX instead: model.onnx."
+                "it to ONNX instead: model.onnx"
             )
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         layers = [
@@ -126,7 +126,7 @@ class _Parts:
                         recurrent.get_parameter(initial_name(state.name, f"_l{k}")).copy_(value)
                 for parameter, value in zip((model.head.weight, model.head.bias), self.head, strict=True):
                     if parameter.shape != value.shape:
-                        raise UserError(f"the head must have shape {list(parameter.shape)}, got {list(value.shape)}.")
+                        raise UserError(f"the head must have shape {list(parameter.shape)}, got {list(value.shape)}")
                     parameter.copy_(value)
             if self.rate is not None:
                 model.task = TaskDescription("effect", Codecs(DeviceInput(self.rate)), {"skip": self.skip})
@@ -214,11 +214,11 @@ def to_nam(model: SequenceModel, path: str | Path, metadata: Mapping[str, Any] |
     """
     parts = _Parts.of(model, "a .nam file")
     if parts.kind != "lstm":
-        raise UserError("a .nam file supports only LSTM layers, but this network has GRU layers; use RTNeural's JSON.")
+        raise UserError("a .nam file supports only LSTM layers, but this network has GRU layers; use RTNeural's JSON")
     if parts.skip:
         raise UserError(
             "a .nam file does not support the network's skip connection; use RTNeural's JSON, or train with "
-            "skip=False (--no-skip)."
+            "skip=False (--no-skip)"
         )
     with torch.no_grad():
         _, state = model.recurrent(torch.zeros(_NAM_SILENCE, 1, 1, dtype=model.head.weight.dtype))
@@ -291,7 +291,7 @@ def to_guitarml(model: SequenceModel, path: str | Path) -> None:
     """
     parts = _Parts.of(model, "GuitarML's JSON")
     if len(parts.layers) > 1:
-        raise UserError(f"GuitarML's JSON supports only one layer, but this network has {len(parts.layers)}.")
+        raise UserError(f"GuitarML's JSON supports only one layer, but this network has {len(parts.layers)}")
     names = ("rec.weight_ih_l0", "rec.weight_hh_l0", "rec.bias_ih_l0", "rec.bias_hh_l0", "lin.weight", "lin.bias")
     tensors = [tensor.tolist() for tensor in (*parts.layers[0], *parts.head)]
     described = {

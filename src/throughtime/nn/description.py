@@ -56,7 +56,7 @@ def describe(module: nn.Module) -> Description:
         problem = "lacks the weight" if name in wanted else "has the unexpected weight"
         raise UserError(
             f"can't save this {found.model}: it {problem} {name!r}. If it is pruned or normalized, "
-            "throughtime.from_torch(module) makes a layer with its effective weights."
+            "throughtime.from_torch(module) makes a layer with its effective weights"
         )
     return found
 
@@ -64,17 +64,17 @@ def describe(module: nn.Module) -> Description:
 def _saving_advice(module: nn.Module) -> str:
     """Explain how to save a module that can't be described."""
     if type(module).__module__.startswith("torch.") and type(module).__name__ in DROP_INS:
-        return "Replace it with a drop-in layer: throughtime.accelerate(module)."
+        return "Replace it with a drop-in layer: throughtime.accelerate(module)"
     if parametrize.is_parametrized(module) and isinstance(module, nn.RNNBase):
-        return "throughtime.from_torch(module) makes a layer with its effective weights."
+        return "throughtime.from_torch(module) makes a layer with its effective weights"
     own = [name for name, inner in module.named_modules() if _described(inner) is not None]
     top = [name for name in own if name and not any(name.startswith(f"{other}.") for other in own)]
     weights = "save its weights with torch.save(module.state_dict(), path) and load them into the same module"
     if not top:
-        return f"{weights.capitalize()}."
+        return weights.capitalize()
     return (
         f"Rebuilding it from a file would need its Python code. Save one of its layers ({', '.join(map(repr, top))}) "
-        f"with throughtime.save(module.get_submodule({top[0]!r}), path), or {weights}."
+        f"with throughtime.save(module.get_submodule({top[0]!r}), path), or {weights}"
     )
 
 
@@ -126,7 +126,7 @@ def build(file: ModelFile, engine: str | None = None) -> nn.Module:
         if wanted.get(name) != file.shapes.get(name):
             raise ModelError(
                 f"{file.path}: its weights don't match its programs: {name!r}: expected {_shape(wanted.get(name))}, "
-                f"got {_shape(file.shapes.get(name))}."
+                f"got {_shape(file.shapes.get(name))}"
             )
     recurrent: Any = module.recurrent if isinstance(module, SequenceModel) else module
     recurrent.engine = engine
@@ -145,9 +145,7 @@ def _require_codecs(file: ModelFile, module: SequenceModel) -> None:
     inputs = module.task and module.task.codecs.inputs
     size = getattr(inputs, "size", None)
     if module.reads_tokens and size is not None and size != module.vocabulary_size:
-        raise ModelError(
-            f"{file.path}: its vocabulary has {size} tokens, but its model reads {module.vocabulary_size}."
-        )
+        raise ModelError(f"{file.path}: its vocabulary has {size} tokens, but its model reads {module.vocabulary_size}")
 
 
 def _made(description: Description) -> nn.Module:
@@ -168,11 +166,11 @@ def _made(description: Description) -> nn.Module:
                 skip=settings["skip"] is True,
             )
         if kind not in DROP_INS:
-            raise UserError(f"no model named {kind!r}{nearest(kind, _MODELS)}; supported models: {', '.join(_MODELS)}.")
+            raise UserError(f"no model named {kind!r}{nearest(kind, _MODELS)}; supported models: {', '.join(_MODELS)}")
         ours, arguments = DROP_INS[kind]
         _require(settings, *arguments)
         if settings.get("num_layers", 1) != len(programs):
-            raise UserError(f"num_layers is {settings['num_layers']!r}, but there are {len(programs)} programs.")
+            raise UserError(f"num_layers is {settings['num_layers']!r}, but there are {len(programs)} programs")
         module = ours(**settings)
         module.layers()  # type: ignore[operator]  # uses the arguments that the constructor doesn't check
         return module
@@ -182,13 +180,13 @@ def _recurrent(settings: Any, programs: tuple[Program, ...]) -> Recurrent:
     _require(settings, "hidden_size", "options")
     hidden = settings["hidden_size"]
     if type(hidden) is not int or hidden < 1:
-        raise UserError(f"hidden_size must be a positive integer, got {hidden!r}.")
+        raise UserError(f"hidden_size must be a positive integer, got {hidden!r}")
     return Recurrent.from_programs(programs, hidden, **Options.of(settings["options"]).data)
 
 
 def _require(settings: Any, *names: str) -> None:
     if not isinstance(settings, dict) or settings.keys() != set(names):
-        raise UserError(f"expected the settings {', '.join(names)}, got {settings!r:.200}.")
+        raise UserError(f"expected the settings {', '.join(names)}, got {settings!r:.200}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -161,7 +161,7 @@ class RNN(_DropIn):
         engine: str | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'")
         super().__init__(
             f"RNN_{nonlinearity.upper()}",
             input_size,

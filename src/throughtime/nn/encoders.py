@@ -139,16 +139,16 @@ def encoder_from(data: Any, features: int) -> Encoder:
         UserError: if the data don't describe an encoder.
     """
     if not isinstance(data, dict) or data.keys() != {"kind", "size"}:
-        raise UserError(f"an encoder must be a dict with the keys kind and size, got {data!r:.200}.")
+        raise UserError(f"an encoder must be a dict with the keys kind and size, got {data!r:.200}")
     kind, size = data["kind"], data["size"]
     if type(size) is not int or size < 1:
-        raise UserError(f"an encoder's size must be a positive integer, got {size!r:.200}.")
+        raise UserError(f"an encoder's size must be a positive integer, got {size!r:.200}")
     if kind == "embedding":
         return Embedding(size, features)
     if kind == "numeric":
         if size != features:
-            raise UserError(f"the encoder has {size} features, but the recurrent layers take {features}.")
+            raise UserError(f"the encoder has {size} features, but the recurrent layers take {features}")
         return Numeric(size)
     if kind == "projection":
         return Projection(size, features)
-    raise UserError(f"an encoder's kind must be 'embedding', 'numeric' or 'projection', got {kind!r:.200}.")
+    raise UserError(f"an encoder's kind must be 'embedding', 'numeric' or 'projection', got {kind!r:.200}")

@@ -126,7 +126,7 @@ def form_of(
     """
     if isinstance(input, PackedSequence):
         if lengths is not None or reset is not None:
-            raise UserError("lengths and reset need a padded input, got a packed sequence.")
+            raise UserError("lengths and reset need a padded input, got a packed sequence")
         sizes: list[int] = input.batch_sizes.tolist()
         layout = Layout(len(sizes), sizes[0] if sizes else 0, sizes, True, restore=input.unsorted_indices)
         return input.data, Form(layout, input.sorted_indices, input)
@@ -157,7 +157,7 @@ def _require_reset(reset: Tensor, shape: list[int]) -> None:
     """Raise UserError unless a reset mask has the shape of the input without the features."""
     given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
     if given != shape:
-        raise UserError(f"reset must have shape {shape}, got {given}.")
+        raise UserError(f"reset must have shape {shape}, got {given}")
 
 
 def _order_and_batch_sizes(lengths: Lengths, steps: int, rows: int) -> tuple[Tensor, list[int]]:
@@ -169,10 +169,10 @@ def _order_and_batch_sizes(lengths: Lengths, steps: int, rows: int) -> tuple[Ten
     try:
         numbers = torch.as_tensor(lengths).cpu()
     except (TypeError, ValueError):
-        raise UserError(f"lengths must be {rows} integers from 0 to {steps}, got {lengths!r}.") from None
+        raise UserError(f"lengths must be {rows} integers from 0 to {steps}, got {lengths!r}") from None
     given = numbers.to(torch.int64)
     if given.shape != (rows,) or bool(((given < 0) | (given > steps) | (given != numbers)).any()):
-        raise UserError(f"lengths must be {rows} integers from 0 to {steps}, got {numbers.tolist()}.")
+        raise UserError(f"lengths must be {rows} integers from 0 to {steps}, got {numbers.tolist()}")
     order = torch.argsort(given, descending=True, stable=True)
     sizes: list[int] = (given[:, None] > torch.arange(steps)).sum(0).tolist()
     return order, sizes

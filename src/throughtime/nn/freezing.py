@@ -87,12 +87,12 @@ def freeze(model: Model) -> Model:
         UserError: if `model` is not a module or contains no throughtime layer.
     """
     if not isinstance(model, nn.Module):
-        raise UserError(f"freeze expects a torch module with recurrent layers in it, got {type(model).__name__}.")
+        raise UserError(f"freeze expects a torch module with recurrent layers in it, got {type(model).__name__}")
     found = [module for module in model.modules() if isinstance(module, Freezable)]
     if not found:
         raise UserError(
             f"{type(model).__name__} has no throughtime layer to freeze: replace torch's layers first with "
-            "throughtime.accelerate(model)."
+            "throughtime.accelerate(model)"
         )
     model.eval()
     for module in found:

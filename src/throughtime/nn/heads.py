@@ -40,11 +40,11 @@ class Head(nn.Module, ABC):
         super().__init__()
         shape = (output.width, features)
         if tied is not None and not isinstance(output, outputs.Categorical):
-            raise UserError(f"only a categorical output can be tied to an embedding, got {output}.")
+            raise UserError(f"only a categorical output can be tied to an embedding, got {output}")
         if tied is not None and tied.shape != shape:
             raise UserError(
                 f"can't tie an embedding of shape {list(tied.shape)} to a head of shape {list(shape)}: "
-                "the shapes must match."
+                "the shapes must match"
             )
         self.output = output
         self.tied = tied is not None
@@ -105,7 +105,7 @@ class Head(nn.Module, ABC):
     def _check(self, leading: torch.Size, targets: Tensor) -> None:
         expected = (*leading, *self.output.target_shape)
         if targets.shape != expected:  # torch would silently broadcast
-            raise UserError(f"targets for {self.output} must have shape {list(expected)}, got {list(targets.shape)}.")
+            raise UserError(f"targets for {self.output} must have shape {list(expected)}, got {list(targets.shape)}")
 
     def extra_repr(self) -> str:
         return f"{self.output}, features={self.weight.shape[1]}{', tied=True' if self.tied else ''}"
@@ -227,7 +227,7 @@ class SignalHead(Head):
 
     def _sum(self, raw: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         if raw.dim() < 2:
-            raise UserError(f"a signal needs an output per step, [steps, ..., channels], got shape {list(raw.shape)}.")
+            raise UserError(f"a signal needs an output per step, [steps, ..., channels], got shape {list(raw.shape)}")
         weights = torch.ones_like(raw[..., 0]) if weights is None else weights.expand_as(raw[..., 0])
         weights = weights[..., None].to(raw.dtype)
         count = weights.sum()

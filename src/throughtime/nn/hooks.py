@@ -78,7 +78,7 @@ class Hook:
         """
         raise UserError(
             f"{type(self).__name__} can't be part of a graph that torch.compile or torch.export captures: run the "
-            "original model."
+            "original model"
         )
 
 

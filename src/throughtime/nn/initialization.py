@@ -54,14 +54,14 @@ def initialize(
     if isinstance(scheme, str) and scheme not in SCHEMES:
         raise UserError(
             f"no initialization named {scheme!r}{nearest(scheme, SCHEMES)}; "
-            f"pass a number for a uniform range, or one of {', '.join(SCHEMES)}."
+            f"pass a number for a uniform range, or one of {', '.join(SCHEMES)}"
         )
     if chrono is not None and forget_bias is not None:
-        raise UserError("forget_bias and chrono both set the forget gate's bias; pass only one of them.")
+        raise UserError("forget_bias and chrono both set the forget gate's bias; pass only one of them")
     if chrono is not None and not chrono > 2:
-        raise UserError(f"chrono must be a number of steps greater than 2, got {chrono!r}.")
+        raise UserError(f"chrono must be a number of steps greater than 2, got {chrono!r}")
     if forget_bias is not None and not forgets(program):
-        raise UserError(f"forget_bias needs a gate named forget with a bias; cell {program.name!r} has none.")
+        raise UserError(f"forget_bias needs a gate named forget with a bias; cell {program.name!r} has none")
     if scheme == "glorot" and forget_bias is None and chrono is None:
         forget_bias = 1.0
     bound = scheme if isinstance(scheme, int | float) else 1 / math.sqrt(hidden_size)
@@ -118,7 +118,7 @@ def _draw_chrono_biases(program: Program, tensors: Sequence[Tensor], steps: floa
     """Draw the biases of the gates that keep a state."""
     signs = gates_that_keep(program)
     if not signs:
-        raise UserError(f"chrono needs a gate that keeps a state and has a bias; cell {program.name!r} has none.")
+        raise UserError(f"chrono needs a gate that keeps a state and has a bias; cell {program.name!r} has none")
     drawn: dict[int, Tensor] = {}
     for k, part in _biases(program):
         if part.gate in signs:

@@ -24,7 +24,7 @@ class LanguageModel(SequenceModel):
     def __init__(self, vocabulary_size: int, recurrent: Recurrent, *, dropout: float = 0.0, tie: bool = False) -> None:
         if recurrent.options.returns != "steps":
             raise UserError(
-                f"a language model needs an output for each step: remove returns={recurrent.options.returns!r}."
+                f"a language model needs an output for each step: remove returns={recurrent.options.returns!r}"
             )
         encoder = Embedding(vocabulary_size, recurrent.input_size)
         super().__init__(encoder, recurrent, Categorical(vocabulary_size), dropout=dropout, tie=tie)

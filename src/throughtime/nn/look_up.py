@@ -39,10 +39,10 @@ class TokenIds(NamedTuple):
         data = ids.data if isinstance(ids, PackedSequence) else ids
         if not isinstance(data, Tensor) or data.dtype not in (torch.int64, torch.int32):
             kind = data.dtype if isinstance(data, Tensor) else type(data).__name__
-            raise UserError(f"with a table, the input must be int64 or int32 token ids, got {kind}.")
+            raise UserError(f"with a table, the input must be int64 or int32 token ids, got {kind}")
         if not isinstance(table, Tensor) or table.dim() != 2:
             shown = list(table.shape) if isinstance(table, Tensor) else type(table).__name__
-            raise UserError(f"the table must be a tensor [n, input_size], got {shown}.")
+            raise UserError(f"the table must be a tensor [n, input_size], got {shown}")
         return TokenIds(ids._replace(data=data.long()) if isinstance(ids, PackedSequence) else data.long(), table)
 
     @property
@@ -67,7 +67,7 @@ class TokenIds(NamedTuple):
             lowest, highest = (int(end) for end in data.aminmax())
             raise UserError(
                 f"token ids must be from 0 to {len(table) - 1} for a table of {len(table)} rows, got {lowest} to "
-                f"{highest}."
+                f"{highest}"
             ) from None
         return ids._replace(data=vectors) if isinstance(ids, PackedSequence) else vectors
 

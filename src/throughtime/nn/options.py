@@ -71,7 +71,7 @@ class Options:
             given = getattr(self, name)
             if given not in choices and not (name == "skip" and given is None):
                 known = ", ".join(choices)
-                raise UserError(f"{name} must be one of {known}, got {given!r}{nearest(str(given), choices)}.")
+                raise UserError(f"{name} must be one of {known}, got {given!r}{nearest(str(given), choices)}")
         for name in ("dropout", "recurrent_dropout", "weight_drop"):
             _require_probability(name, getattr(self, name))
         rates = self.zoneout if isinstance(self.zoneout, Mapping) else {"": self.zoneout}
@@ -79,23 +79,23 @@ class Options:
             _require_probability(f"zoneout of {state}" if state else "zoneout", rate)
         for field in fields(self):
             if field.type == "bool" and not isinstance(getattr(self, field.name), bool):
-                raise UserError(f"{field.name} must be True or False, got {getattr(self, field.name)!r}.")
+                raise UserError(f"{field.name} must be True or False, got {getattr(self, field.name)!r}")
         every = self.checkpoint_every
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-            raise UserError(f"checkpoint_every must be a positive number of steps, got {every!r}.")
+            raise UserError(f"checkpoint_every must be a positive number of steps, got {every!r}")
         self._require_together()
 
     def _require_together(self) -> None:
         if self.merge != "concat" and not self.bidirectional:
-            raise UserError(f"merge={self.merge!r} combines two directions: pass bidirectional=True too.")
+            raise UserError(f"merge={self.merge!r} combines two directions: pass bidirectional=True too")
         if self.reverse and self.bidirectional:
-            raise UserError("bidirectional layers already run in reverse; pass bidirectional or reverse, not both.")
+            raise UserError("bidirectional layers already run in reverse; pass bidirectional or reverse, not both")
         if self.variational and self.dropout == 0:
-            raise UserError("variational shares a dropout mask among all steps: pass a dropout above 0 too.")
+            raise UserError("variational shares a dropout mask among all steps: pass a dropout above 0 too")
         if self.skip == "residual" and self.returns == "last" and self.bidirectional and self.merge != "none":
             raise UserError(
                 "a residual skip can't be added to the last output of merged directions, which end at different steps; "
-                "use returns='steps' or merge='none'."
+                "use returns='steps' or merge='none'"
             )
 
     @classmethod
@@ -108,7 +108,7 @@ class Options:
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
-                raise UserError(f"no option named {name!r}{nearest(name, known)}; known options: {', '.join(known)}.")
+                raise UserError(f"no option named {name!r}{nearest(name, known)}; known options: {', '.join(known)}")
         return cls(**options)
 
     @property
@@ -143,7 +143,7 @@ class Options:
             if name not in names:
                 raise UserError(
                     f"zoneout names the state {name!r}, but cell {program.name!r} has no such state"
-                    f"{nearest(name, names)}; its states: {', '.join(names)}."
+                    f"{nearest(name, names)}; its states: {', '.join(names)}"
                 )
         return tuple(float(self.zoneout.get(name, 0.0)) for name in names)
 
@@ -161,10 +161,10 @@ class Options:
         if self.bidirectional:
             raise UserError(
                 "a bidirectional layer needs the whole sequence and can't run one step at a time; "
-                "train a unidirectional one for that."
+                "train a unidirectional one for that"
             )
         if self.reverse:
-            raise UserError("a layer that runs from the last step to the first can't run one step at a time.")
+            raise UserError("a layer that runs from the last step to the first can't run one step at a time")
         found = [self.evaluated(program) for program in programs]
         passed = found[:-1] if self.skip == "dense" else found  # a dense skip doesn't bypass the top layer
         if self.skip is not None:
@@ -179,27 +179,27 @@ class Options:
                 doesn't apply to the layers.
         """
         if not programs:
-            raise UserError("a stack needs at least one program, got none.")
+            raise UserError("a stack needs at least one program, got none")
         for depth, program in enumerate(programs):
             if not program.inputs or not program.outputs:
                 raise UserError(
                     f"the program of layer {depth} has {len(program.inputs)} inputs and {len(program.outputs)} "
-                    "outputs; a layer needs at least one of each."
+                    "outputs; a layer needs at least one of each"
                 )
             further, first = (", ".join(f"{i.name} [{i.width}]" for i in p.inputs[1:]) for p in (program, programs[0]))
             if further != first or any(i.one_hot for i in program.inputs[1:]):
                 raise UserError(
                     f"layer {depth} takes the step inputs {further or '(none)'}, but the first layer takes "
-                    f"{first or '(none)'}; all layers must take the same."
+                    f"{first or '(none)'}; all layers must take the same"
                 )
             if [s.width for s in program.states] != [s.width for s in programs[0].states]:
-                raise UserError(f"the states of layer {depth} differ in width from those of the first layer.")
+                raise UserError(f"the states of layer {depth} differ in width from those of the first layer")
         taken = programs[0].inputs[0].width
         passed = 0
         for depth, program in enumerate(programs):
             if program.inputs[0].width != taken:
                 raise UserError(
-                    f"layer {depth} takes {program.inputs[0].width} features, but the layer below outputs {taken}."
+                    f"layer {depth} takes {program.inputs[0].width} features, but the layer below outputs {taken}"
                 )
             width = output_width(program)
             passed += taken == self.merged_width(width)
@@ -209,12 +209,12 @@ class Options:
                 if getattr(self, name) and not recurrent_weights(program):
                     raise UserError(
                         f"{name} drops elements of recurrent matrices, and cell {program.name!r} has none; zoneout and "
-                        "dropout between layers work with every cell."
+                        "dropout between layers work with every cell"
                     )
         if self.skip == "residual" and not passed:
-            raise UserError("a residual skip needs a layer whose input and output have the same width.")
+            raise UserError("a residual skip needs a layer whose input and output have the same width")
         if self.skip == "dense" and len(programs) < 2:
-            raise UserError("a dense skip needs at least 2 layers.")
+            raise UserError("a dense skip needs at least 2 layers")
 
 
 # Options of torch's layers that are hyper-parameters of cells here.
@@ -238,10 +238,10 @@ def require_hyper(names: Iterable[str], cell: Cell, options: Iterable[str]) -> N
             continue
         ours = _TORCH_NAMES.get(name)
         if ours in cell.hyper:
-            raise UserError(f"{name} is called {ours} here: Recurrent(..., {ours}=...).")
+            raise UserError(f"{name} is called {ours} here: Recurrent(..., {ours}=...)")
         if ours is not None:
-            raise UserError(f"{name} is the hyper-parameter {ours} of some cells, but {has}.")
-        raise UserError(f"no option or hyper-parameter named {name!r}{nearest(name, [*options, *cell.hyper])}; {has}.")
+            raise UserError(f"{name} is the hyper-parameter {ours} of some cells, but {has}")
+        raise UserError(f"no option or hyper-parameter named {name!r}{nearest(name, [*options, *cell.hyper])}; {has}")
 
 
 def output_width(program: Program) -> int:
@@ -251,4 +251,4 @@ def output_width(program: Program) -> int:
 
 def _require_probability(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(f"{name} must be a probability from 0 to 1, got {value!r}.")
+        raise UserError(f"{name} must be a probability from 0 to 1, got {value!r}")

@@ -95,11 +95,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         **hyper: Any,
     ) -> None:
         if not isinstance(num_layers, int) or num_layers < 1:
-            raise UserError(f"num_layers must be a positive integer, got {num_layers!r}.")
+            raise UserError(f"num_layers must be a positive integer, got {num_layers!r}")
         if not isinstance(heads, int) or heads < 1:
-            raise UserError(f"heads must be a positive integer, got {heads!r}.")
+            raise UserError(f"heads must be a positive integer, got {heads!r}")
         if clip is not None and not (isinstance(clip, int | float) and clip > 0):
-            raise UserError(f"clip must be a number greater than 0, got {clip!r}.")
+            raise UserError(f"clip must be a number greater than 0, got {clip!r}")
         options = Options(
             batch_first=batch_first,
             bidirectional=bidirectional,
@@ -118,7 +118,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         definition = cells.get(cell)
         require_hyper(hyper, definition, inspect.signature(Recurrent).parameters.keys() - {"hyper"})
         if activations is not None and not isinstance(activations, Mapping):
-            raise UserError(f"activations must be a mapping from gates to function names, got {activations!r}.")
+            raise UserError(f"activations must be a mapping from gates to function names, got {activations!r}")
         functions = tuple((gate, activation(name)) for gate, name in (activations or {}).items())
         programs, width = [], input_size
         for _ in range(num_layers):
@@ -180,7 +180,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
                 for name, shape in zip((*direction.parameters, *direction.starts), shapes, strict=False):
                     if name in self._parameters:  # a dot and an underscore become the same stored name
                         raise UserError(
-                            f"two parameters of cell {program.name!r} are both stored as {name!r}: rename one."
+                            f"two parameters of cell {program.name!r} are both stored as {name!r}: rename one"
                         )
                     self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
@@ -325,22 +325,22 @@ class Recurrent(Hookable, Freezable, nn.Module):
         data = input.data if isinstance(input, PackedSequence) else input
         for name, tensor in (("input", data), *(("state", s) for s in states)):
             if not isinstance(tensor, Tensor):
-                raise UserError(f"the {name} must be a tensor, got {type(tensor).__name__}.")
+                raise UserError(f"the {name} must be a tensor, got {type(tensor).__name__}")
             dtype = getattr(self, self._directions[0][0].parameters[0]).dtype
             if tensor.dtype != dtype and not in_autocast(tensor):
                 if name == "input" and not (tensor.is_floating_point() or tensor.is_complex()):
                     raise UserError(
                         f"the input must be {dtype}, got {tensor.dtype}. For token ids, pass their vectors as `table`: "
-                        "layer(ids, table=embedding.weight); for numbers, convert them with input.to(dtype)."
+                        "layer(ids, table=embedding.weight); for numbers, convert them with input.to(dtype)"
                     )
                 raise UserError(
                     f"the {name} must have the layers' dtype, {dtype}, got {tensor.dtype}: convert it, or the layers, "
-                    "with .to(dtype)."
+                    "with .to(dtype)"
                 )
         if data.dim() not in ((2,) if packed else (2, 3)) or data.shape[-1] != self.input_size:
             axes = "B, T" if self.batch_first else "T, B"
             raise UserError(
-                f"the input must be [{axes}, {self.input_size}] or [T, {self.input_size}], got {list(data.shape)}."
+                f"the input must be [{axes}, {self.input_size}] or [T, {self.input_size}], got {list(data.shape)}"
             )
         if state is None:
             return
@@ -354,7 +354,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         given = [list(s.shape) for s in states]
         if given != wanted:
             names = ", ".join(s.name for s in self.programs[0].states)
-            raise UserError(f"the state ({names}) must have shape {wanted}, got {given}.")
+            raise UserError(f"the state ({names}) must have shape {wanted}, got {given}")
 
     def layers(self) -> Layers:
         """Return each layer's directions, as pairs of a program and its current parameters, for evaluation."""
@@ -387,7 +387,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         """Raise UserError: torch.jit.script compiles the source of every module, which fails here."""
         raise UserError(
             "torch.jit.script can't compile a Recurrent: use torch.jit.trace or torch.export, or export the model with "
-            "throughtime.to_onnx, which keeps the loop over any number of steps."
+            "throughtime.to_onnx, which keeps the loop over any number of steps"
         )
 
     def extra_repr(self) -> str:

@@ -60,31 +60,31 @@ class SequenceModel(nn.Module):
         if options.returns == "states" or options.merge == "none" or options.batch_first:
             raise UserError(
                 "a sequence model needs recurrent layers that return one output per step or sequence, time-major; "
-                f"remove returns='states', merge='none' and batch_first, got {options.data}."
+                f"remove returns='states', merge='none' and batch_first, got {options.data}"
             )
         if recurrent.step_inputs and not isinstance(encoder, Numeric):
             names = ", ".join(given.name for given in recurrent.step_inputs)
             raise UserError(
                 f"a sequence model that embeds its input has no other inputs, but the recurrent layers take {names} at "
-                "each step: use the layers in a module of your own."
+                "each step: use the layers in a module of your own"
             )
         if encoder.features != recurrent.step_size:
             more = "".join(f" + {given.width} of {given.name}" for given in recurrent.step_inputs)
             raise UserError(
                 f"the encoder has {encoder.features} features, but the recurrent layers take "
-                f"{recurrent.input_size}{more}."
+                f"{recurrent.input_size}{more}"
             )
         if tie and not isinstance(encoder, Embedding):
-            raise UserError("tie needs a network that reads tokens; this one reads numbers.")
+            raise UserError("tie needs a network that reads tokens; this one reads numbers")
         if tie and recurrent.input_size != recurrent.output_size:
             raise UserError(
                 f"can't tie an embedding of width {recurrent.input_size} to a softmax layer of width "
-                f"{recurrent.output_size}: make the widths equal, or omit the embedding's width."
+                f"{recurrent.output_size}: make the widths equal, or omit the embedding's width"
             )
         if skip and (isinstance(encoder, Embedding) or encoder.size < output.width or options.returns != "steps"):
             raise UserError(
                 "skip needs a network with an output for each step that reads at least as many features as the output "
-                f"has, {output.width}."
+                f"has, {output.width}"
             )
         self.dropout = dropout
         self.skip = skip
@@ -199,9 +199,7 @@ class SequenceModel(nn.Module):
         if branches:
             options = self.recurrent.options
             if lengths is not None or not self.per_step or options.bidirectional or options.reverse:
-                raise UserError(
-                    "branches need a network with an output for each step, forward in time, and no lengths."
-                )
+                raise UserError("branches need a network with an output for each step, forward in time, and no lengths")
             output, state = self._branched(vectors, table, state, branches)
         else:
             output, state = self._run(vectors, state, lengths=lengths, table=table)
@@ -223,7 +221,7 @@ class SequenceModel(nn.Module):
         """Run the layers over the first steps, then over each of the last steps as a sequence of its own."""
         steps, rows = vectors.shape[:2]
         if not 0 < branches < steps:
-            raise UserError(f"branches must be at least 0 and less than the number of steps, {steps}, got {branches}.")
+            raise UserError(f"branches must be at least 0 and less than the number of steps, {steps}, got {branches}")
         first, state = self._run(vectors[:-branches], state, table=table)
         starts = tuple(each.repeat(1, branches, 1) for each in ((state,) if isinstance(state, Tensor) else state))
         each_step = vectors[-branches:].flatten(0, 1)[None]

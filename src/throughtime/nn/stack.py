@@ -206,7 +206,7 @@ class Stack(NamedTuple):
             if chosen is not usual and tap is not None and tap.gradients:
                 raise UserError(
                     "can't record gradients where a Python function replaces a value: write the edit in the cell "
-                    "language."
+                    "language"
                 )
             if tap is not None and layout.packed:
                 tap = tap.mapped(layout.pad)

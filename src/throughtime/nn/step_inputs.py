@@ -35,11 +35,11 @@ def in_order(
             has = f"they take {', '.join(names)}" if names else "they take x alone"
             raise UserError(
                 f"the layers have no input {name!r}{nearest(name, names)}; {has}. To use a cell's optional input, "
-                f"name it when you create the layers: Recurrent(..., inputs=[{name!r}])."
+                f"name it when you create the layers: Recurrent(..., inputs=[{name!r}])"
             )
     for name in names:
         if name not in given:
-            raise UserError(f"missing input {name}, which the layers take at each step: layer(x, {name}=...).")
+            raise UserError(f"missing input {name}, which the layers take at each step: layer(x, {name}=...)")
     return [_checked(d, given[d.name], input, list(steps), dtype) for d in declared]
 
 
@@ -47,16 +47,16 @@ def _checked(declared: Input, given: Given, input: Given, steps: list[int], dtyp
     name, width = declared.name, declared.width
     if isinstance(input, PackedSequence):
         if not isinstance(given, PackedSequence) or not torch.equal(given.batch_sizes, input.batch_sizes):
-            raise UserError(f"{name} must be a packed sequence with the same lengths as the input.")
+            raise UserError(f"{name} must be a packed sequence with the same lengths as the input")
         data = given.data
     elif isinstance(given, Tensor):
         data = given
     else:
-        raise UserError(f"{name} must be a tensor of shape {[*steps, width]}, got {type(given).__name__}.")
+        raise UserError(f"{name} must be a tensor of shape {[*steps, width]}, got {type(given).__name__}")
     if dtype is not None and data.dtype != dtype:
-        raise UserError(f"{name} must have the layers' dtype, {dtype}, got {data.dtype}.")
+        raise UserError(f"{name} must have the layers' dtype, {dtype}, got {data.dtype}")
     if width == 1 and list(data.shape) == steps:
         data = data.unsqueeze(-1)
     if list(data.shape) != [*steps, width]:
-        raise UserError(f"{name} must have shape {[*steps, width]}, to match x, got {list(data.shape)}.")
+        raise UserError(f"{name} must have shape {[*steps, width]}, to match x, got {list(data.shape)}")
     return given._replace(data=data) if isinstance(given, PackedSequence) else data

@@ -75,7 +75,7 @@ class Substitute(nn.Module):
         name = self.original.__name__
         raise UserError(
             f"torch's quantization supports torch.nn.{name} and would leave throughtime.{name} in float32: call "
-            "throughtime.restore(model), quantize the model, then call throughtime.accelerate(model) again."
+            "throughtime.restore(model), quantize the model, then call throughtime.accelerate(model) again"
         )
 
 

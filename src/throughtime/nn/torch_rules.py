@@ -74,7 +74,7 @@ def check_states(states: Sequence[Tensor], like: Tensor) -> None:
     for state in states:
         if state.dtype != like.dtype and not in_autocast(like):
             raise RuntimeError(
-                f"the state hx must be {like.dtype}, got {state.dtype}: convert it with hx.to({like.dtype})."
+                f"the state hx must be {like.dtype}, got {state.dtype}: convert it with hx.to({like.dtype})"
             )
 
 

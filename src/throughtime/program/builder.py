@@ -73,14 +73,14 @@ class Builder:
         """Apply a pointwise operation; numbers and vectors of width 1 are broadcast."""
         for value in values:
             if not isinstance(value, Symbol | Real) or isinstance(value, bool):
-                raise cell_error(f"{op} takes symbols and numbers, got {type(value).__name__} {value!r}.")
+                raise cell_error(f"{op} takes symbols and numbers, got {type(value).__name__} {value!r}")
             if not isinstance(value, Symbol) and math.isnan(value):
-                raise cell_error(f"{op} doesn't take NaN.")
+                raise cell_error(f"{op} doesn't take NaN")
         widths = {value.width for value in values if isinstance(value, Symbol)} or {1}
         width = max(widths)
         if not widths <= {1, width}:
             shown = " and ".join(f"{self.label(v.id)} has {v.width}" for v in values if isinstance(v, Symbol))
-            raise cell_error(f"{op} takes vectors of equal width; {shown} elements.")
+            raise cell_error(f"{op} takes vectors of equal width; {shown} elements")
         symbols = [
             self.expand(self._own(value), width) if isinstance(value, Symbol) else self.constant(value, width)
             for value in values
@@ -123,7 +123,7 @@ class Builder:
         """Concatenate vectors."""
         for value in values:
             if not isinstance(value, Symbol):
-                raise cell_error(f"concat takes vectors, got {type(value).__name__} {value!r}.")
+                raise cell_error(f"concat takes vectors, got {type(value).__name__} {value!r}")
         flat: list[int] = []
         for value in values:
             instruction = self.body[self._own(value).id]
@@ -153,7 +153,7 @@ class Builder:
 
     def _reduced(self, op: str, value: Symbol) -> Symbol:
         if not isinstance(value, Symbol):
-            raise cell_error(f"{op} takes a vector, got {type(value).__name__} {value!r}.")
+            raise cell_error(f"{op} takes a vector, got {type(value).__name__} {value!r}")
         return self._emit(op, (self._own(value).id,), 1)
 
     def copy(self, instruction: Instruction, args: tuple[Symbol, ...], weight: int | None = None) -> Symbol:
@@ -177,9 +177,9 @@ class Builder:
     def name_value(self, name: str, value: Symbol) -> None:
         """Name a value; one name can't refer to two values."""
         if not is_name(name):
-            raise cell_error(f"a name must consist of letters, digits and _, with dots between words; got {name!r}.")
+            raise cell_error(f"a name must consist of letters, digits and _, with dots between words; got {name!r}")
         if self.names.setdefault(name, value.id) != value.id:
-            raise cell_error(f"two values are named {name!r}; names within a cell must differ.")
+            raise cell_error(f"two values are named {name!r}; names within a cell must differ")
 
     def label(self, id: int) -> str:
         """Return a readable name for a value, for use in messages."""
@@ -238,7 +238,7 @@ class Builder:
 
     def _own(self, value: Symbol) -> Symbol:
         if value.builder is not self:
-            raise cell_error("this symbol belongs to the trace of another cell; call that cell as a function instead.")
+            raise cell_error("this symbol belongs to the trace of another cell; call that cell as a function instead")
         return value
 
     def _emit(self, op: str, args: tuple[int, ...], width: int, **attributes: Attribute) -> Symbol:

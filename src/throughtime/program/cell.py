@@ -37,7 +37,7 @@ class Cell:
 
     def __init__(self, function: Callable[..., Any], hyper: dict[str, Any] | None = None) -> None:
         if not inspect.isfunction(function):
-            raise CellError(f"a cell must be a function that holds its equations, got {function!r}.")
+            raise CellError(f"a cell must be a function that holds its equations, got {function!r}")
         self.function = function
         self.name: str = function.__name__
         self.__doc__ = function.__doc__
@@ -45,9 +45,7 @@ class Cell:
         arguments = list(inspect.signature(function).parameters.values())
         taken = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
         if any(a.kind in (a.VAR_POSITIONAL, a.VAR_KEYWORD) for a in arguments):
-            raise self._error(
-                "a cell must take x, its states and keyword-only hyper-parameters, not *args or **kwargs."
-            )
+            raise self._error("a cell must take x, its states and keyword-only hyper-parameters, not *args or **kwargs")
         if len(taken) < 2:
             raise self._error("a cell must take x and at least one state: def name(x, h): ...")
         self.input_name = taken[0].name
@@ -62,7 +60,7 @@ class Cell:
         for argument in arguments:
             if argument.kind == argument.KEYWORD_ONLY:
                 if argument.default is argument.empty:
-                    raise self._error(f"the hyper-parameter {argument.name!r} needs a default.")
+                    raise self._error(f"the hyper-parameter {argument.name!r} needs a default")
                 self.hyper[argument.name] = argument.default
         self.hyper.update(self._known(hyper or {}))
 
@@ -135,11 +133,11 @@ class Cell:
         """
         for what, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             if not isinstance(size, int) or size < 1:
-                raise CellError(f"{what} must be a positive integer, got {size!r}.")
+                raise CellError(f"{what} must be a positive integer, got {size!r}")
         values = tuple(sorted((self.hyper | self._known(hyper)).items()))
         for name, value in values:
             if not isinstance(value, Hashable):
-                raise CellError(f"the hyper-parameter {name!r} must be a number, a string or None, got {value!r}.")
+                raise CellError(f"the hyper-parameter {name!r} must be a number, a string or None, got {value!r}")
         optional = self._optional_inputs(inputs)
         try:
             return _program(self, Sizes(input_size, hidden_size, bias), values, optional)
@@ -153,14 +151,14 @@ class Cell:
         for name in (inputs := [inputs] if isinstance(inputs, str) else list(inputs)):
             if name not in names:
                 has = f"it has {', '.join(names)}" if names else "it has none besides x"
-                raise CellError(f"cell {self.name} has no input {name!r}{nearest(str(name), names)}; {has}.")
+                raise CellError(f"cell {self.name} has no input {name!r}{nearest(str(name), names)}; {has}")
         return tuple(name for name in names if name in inputs)
 
     def _known(self, hyper: dict[str, Any]) -> dict[str, Any]:
         for name in hyper:
             if name not in self.hyper:
                 has = f"it has {', '.join(self.hyper)}" if self.hyper else "it has none"
-                raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)}; {has}.")
+                raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)}; {has}")
         return hyper
 
     def _declared(self, argument: inspect.Parameter) -> StateDeclaration | InputDeclaration:
@@ -171,16 +169,16 @@ class Cell:
             raise self._error(
                 f"the argument {argument.name!r} must be a state (no default, or throughtime.language.state(...)) or "
                 "an input at each step (throughtime.language.inputs(...)); hyper-parameters are keyword-only: move "
-                "them after a `*`."
+                "them after a `*`"
             )
         usual = _USUAL_NAMES if isinstance(given, StateDeclaration) else {}
         name = given.name or usual.get(argument.name, argument.name)
         if not is_name(name):
             raise self._error(
-                f"a state's name must consist of letters, digits and _, with dots between words; got {name!r}."
+                f"a state's name must consist of letters, digits and _, with dots between words; got {name!r}"
             )
         if isinstance(given, InputDeclaration) and name in _RESERVED_NAMES:
-            raise self._error(f"an input can't be named {name!r}: layers have an argument of that name.")
+            raise self._error(f"an input can't be named {name!r}: layers have an argument of that name")
         return replace(given, name=name)
 
     def _error(self, message: str) -> CellError:
@@ -237,14 +235,14 @@ class Cell:
         for name, before, after in zip(names, old, given[-len(old) :], strict=True):
             if before.width != after.width:
                 raise self._error(
-                    f"state {name!r} has width {before.width}, but its returned value has width {after.width}."
+                    f"state {name!r} has width {before.width}, but its returned value has width {after.width}"
                 )
             labels += [(name, after.id), (f"{name}.previous", before.id)]
         for label, id in labels:
             if trace.names.setdefault(label, id) != id:
                 raise self._error(
                     f"two values are named {label!r}; names within a cell must differ, and a state's new value has "
-                    "the state's name."
+                    "the state's name"
                 )
         return trace, trace.finish(given[-len(old) :], [("y", given[0])])
 
@@ -255,22 +253,22 @@ class Cell:
             return ""
         states = [a for a, _ in self.arguments if a != plain[0]]
         return (
-            f" If {plain[0]} is not a state but an input at each step, declare it as one: "
-            f"def {self.name}({', '.join([self.input_name, *states, f'{plain[0]}=inputs(width=1)'])})."
+            f". If {plain[0]} is not a state but an input at each step, declare it as one: "
+            f"def {self.name}({', '.join([self.input_name, *states, f'{plain[0]}=inputs(width=1)'])})"
         )
 
     def _returned(self, result: Any, names: list[str], trace: Trace) -> list[Symbol]:
         given = list(result) if isinstance(result, tuple | list) else [result]
         for value in given:
             if not isinstance(value, Symbol):
-                raise self._error(f"a cell must return symbols, but it returned {value!r}.")
+                raise self._error(f"a cell must return symbols, but it returned {value!r}")
             if value.builder is not trace:
-                raise self._error("a returned symbol was kept from another trace of the equations.")
+                raise self._error("a returned symbol was kept from another trace of the equations")
         if len(given) not in (len(names), len(names) + 1):
             raise self._error(
                 f"the cell has {_count(len(names), 'state')} ({', '.join(names)}) but returned "
                 f"{_count(len(given), 'value')}: return the new value of each state in the order of the arguments; an "
-                "output that is not a state comes first."
+                "output that is not a state comes first"
                 f"{self._hint_of_inputs() if len(given) < len(names) else ''}"
             )
         return given

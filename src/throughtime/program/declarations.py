@@ -81,15 +81,15 @@ def width_of(declaration: StateDeclaration | InputDeclaration, sizes: Sizes, hyp
     width = declaration.width
     if isinstance(width, str):
         if width not in hyper:
-            raise ValueError(f"{what} takes its width from {width!r}, but there is no such hyper-parameter.")
+            raise ValueError(f"{what} takes its width from {width!r}, but there is no such hyper-parameter")
         width = hyper[width]
     elif callable(width):
         width = _computed(width, what, {"input_size": sizes.input, "hidden_size": sizes.hidden} | dict(hyper))
     width = sizes.hidden if width is None else width
     if isinstance(width, tuple | list):
-        raise ValueError(f"{what} has the width {width!r}, but {MATRIX_STATE}.")
+        raise ValueError(f"{what} has the width {width!r}, but {MATRIX_STATE}")
     if not isinstance(width, int) or width < 1:
-        raise ValueError(f"the width of {what} must be a positive integer, got {width!r}.")
+        raise ValueError(f"the width of {what} must be a positive integer, got {width!r}")
     return width
 
 
@@ -97,5 +97,5 @@ def _computed(function: Callable[..., int], what: str, known: Mapping[str, Any])
     wanted = list(inspect.signature(function).parameters)
     for name in wanted:
         if name not in known:
-            raise ValueError(f"the width of {what} depends on {name!r}; it can depend only on {', '.join(known)}.")
+            raise ValueError(f"the width of {what} depends on {name!r}; it can depend only on {', '.join(known)}")
     return function(**{name: known[name] for name in wanted})

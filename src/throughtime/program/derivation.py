@@ -120,7 +120,7 @@ class Derivation:
         if missing:
             raise ProgramError(
                 f"{result.name} needs values {missing} of {self.program.name}, which are not among its outputs; "
-                "apply with_residuals first."
+                "apply with_residuals first"
             )
         place = {INPUT: inputs.index, PARAMETER: parameters.index}
 

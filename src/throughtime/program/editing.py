@@ -46,7 +46,7 @@ class OutsideLanguageError(UserError):
         super().__init__(
             f"the edit of {label!r} can't be part of the layer's program. {what.rstrip('.')}. The function must use "
             "only the cell language (operators and throughtime.language) and return one of its vectors. For "
-            "arbitrary Python on tensors use the reference engine: module.engine = 'reference'."
+            "arbitrary Python on tensors use the reference engine: module.engine = 'reference'"
         )
 
 
@@ -140,9 +140,9 @@ class _Editing(Rewriting):
         if isinstance(new, Real) and not isinstance(new, bool) and not math.isnan(new):
             return self.builder.constant(float(new), old.width)
         if not isinstance(new, Symbol) or new.builder is not self.builder:
-            raise OutsideLanguageError(edit.label, f"It returned {type(new).__name__} {new!r}.")
+            raise OutsideLanguageError(edit.label, f"It returned {type(new).__name__} {new!r}")
         if new.width not in (1, old.width):
-            raise UserError(f"the edit of {edit.label!r} must have width {old.width}, got {new.width}.")
+            raise UserError(f"the edit of {edit.label!r} must have width {old.width}, got {new.width}")
         return self.builder.expand(new, old.width)
 
     def _other(self, edit: Edit, argument: str) -> Symbol:
@@ -151,12 +151,12 @@ class _Editing(Rewriting):
             raise UserError(
                 f"the edit of {edit.label!r} takes {argument!r}, but its layer has no value of that name"
                 f"{nearest(argument, named)}; it has {', '.join(named)}. After the value itself, a function takes "
-                "other values by name, with _ for a dot."
+                "other values by name, with _ for a dot"
             )
         if named[argument] >= len(self.values):
             raise UserError(
                 f"the edit of {edit.label!r} takes {argument!r}, which is computed after it; a function can take only "
-                "values computed before."
+                "values computed before"
             )
         return self.values[named[argument]]
 
@@ -198,7 +198,7 @@ def _place(program: Program, edit: Edit) -> tuple[int, int]:
             if part in given or set(_users(program, part)) != {whole}:
                 raise UserError(
                     f"{edit.label!r} is a concatenation of vectors that cell {program.name!r} also uses separately, so "
-                    "editing it would miss those uses; edit the vectors instead, or name them in the cell."
+                    "editing it would miss those uses; edit the vectors instead, or name them in the cell"
                 )
     return whole, start
 

@@ -199,4 +199,4 @@ class _Check:
 
     def _want(self, holds: bool, otherwise: str) -> None:
         if not holds:
-            raise ProgramError(f"the program {self.program.name!r} is not legal: {otherwise}.")
+            raise ProgramError(f"the program {self.program.name!r} is not legal: {otherwise}")

@@ -258,19 +258,19 @@ def with_heads(program: Program, heads: int) -> Program:
     """
     weights = recurrent_weights(program)
     if not weights:
-        raise UserError(f"cell {program.name!r} can't have heads: no matrix multiplies its state.")
+        raise UserError(f"cell {program.name!r} can't have heads: no matrix multiplies its state")
     for weight, states in weights.items():
         parameter = program.parameters[weight]
         if len(states) > 1:
             raise UserError(
-                f"cell {program.name!r} can't have heads: {parameter.name} multiplies several states at once."
+                f"cell {program.name!r} can't have heads: {parameter.name} multiplies several states at once"
             )
         widths = {f"state {program.states[states[0]].name!r}": parameter.shape[1]}
         widths |= {f"gate {part.gate!r}": part.stop - part.start for part in parameter.parts}
         for what, width in widths.items():
             if width % heads:
                 raise UserError(
-                    f"{what} of cell {program.name!r} has {width} units, which can't be divided into {heads} heads."
+                    f"{what} of cell {program.name!r} has {width} units, which can't be divided into {heads} heads"
                 )
 
     class Heads(Rewriting):
@@ -327,7 +327,7 @@ def with_clip(program: Program, bound: float) -> Program:
     sums = set(activated(program).values())
     if not sums:
         raise UserError(
-            f"clip applies to pre-activations of gates, but cell {program.name!r} has no gate with an activation."
+            f"clip applies to pre-activations of gates, but cell {program.name!r} has no gate with an activation"
         )
 
     class Clip(Rewriting):
@@ -363,7 +363,7 @@ def with_activations(program: Program, functions: tuple[tuple[str, Callable[[Sym
             has = f"it has {', '.join(gates)}" if gates else "it has none"
             raise UserError(
                 f"cell {program.name!r} has no gate named {name!r} that applies a function to a pre-activation"
-                f"{nearest(name, gates)}; {has}."
+                f"{nearest(name, gates)}; {has}"
             )
     places = {program.values[name]: name for name in chosen}
 

@@ -32,7 +32,7 @@ class Rewriting:
         self.values: list[Symbol] = []
         for given in (inputs := [*program.inputs, *self.adds()]):
             if sum(given.name == other.name for other in inputs) > 1:
-                raise ProgramError(f"the program {program.name!r} already has an input named {given.name!r}.")
+                raise ProgramError(f"the program {program.name!r} already has an input named {given.name!r}")
         symbols = [self.builder.input(i.name, i.width, i.one_hot) for i in inputs]
         self.inputs, self.added = symbols[: len(program.inputs)], symbols[len(program.inputs) :]
         self._old = [self.builder.state(s.name, s.width, s.initial) for s in program.states]

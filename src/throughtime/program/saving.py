@@ -45,7 +45,7 @@ def from_data(content: Any) -> Program:
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         kind = VersionError if type(version) is int else ProgramError
-        raise kind(f"expected a program of format {FORMAT}, got {version!r}. A newer format needs a newer throughtime.")
+        raise kind(f"expected a program of format {FORMAT}, got {version!r}. A newer format needs a newer throughtime")
     try:
         program = Program(
             name=_text(content["name"]),
@@ -68,7 +68,7 @@ def from_data(content: Any) -> Program:
             names=tuple((_text(n), _whole(v)) for n, v in content["names"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ProgramError(f"this is not a program: {type(error).__name__}: {error}.") from None
+        raise ProgramError(f"this is not a program: {type(error).__name__}: {error}") from None
     return require_legal(program)
 
 
@@ -99,7 +99,7 @@ def list_from_json(text: str) -> tuple[Program, ...]:
     """
     content = _parsed(text)
     if not isinstance(content, list):
-        raise ProgramError(f"expected a list of programs, got {type(content).__name__}.")
+        raise ProgramError(f"expected a list of programs, got {type(content).__name__}")
     return tuple(map(from_data, content))
 
 
@@ -107,7 +107,7 @@ def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ProgramError(f"this is not a program: not JSON ({error}).") from None
+        raise ProgramError(f"this is not a program: not JSON ({error})") from None
 
 
 def _part(gate: Any, start: Any, stop: Any, initial: Any) -> GateRows:

@@ -92,14 +92,12 @@ class Symbol:
 
     @staticmethod
     def _no_comparison() -> CellError:
-        return cell_error(
-            "symbols support only the comparisons `>` and `<`; they return a mask for select(mask, a, b)."
-        )
+        return cell_error("symbols support only the comparisons `>` and `<`; they return a mask for select(mask, a, b)")
 
     def __pow__(self, exponent: int) -> Symbol:
         if not isinstance(exponent, int) or exponent < 1:
             raise cell_error(
-                f"the exponent of `**` must be a positive integer, got {exponent!r}; use exp and log for others."
+                f"the exponent of `**` must be a positive integer, got {exponent!r}; use exp and log for others"
             )
         result = self
         for _ in range(exponent - 1):
@@ -110,34 +108,34 @@ class Symbol:
         if isinstance(index, int):
             if not -self.width <= index < self.width:
                 raise cell_error(
-                    f"index {index} is out of range for a vector of width {self.width} (0 to {self.width - 1})."
+                    f"index {index} is out of range for a vector of width {self.width} (0 to {self.width - 1})"
                 )
             return self.builder.slice(self, index % self.width, 1)
         bounds = (index.start, index.stop) if isinstance(index, slice) and index.step in (None, 1) else ("none",)
         if not all(bound is None or isinstance(bound, int) for bound in bounds):
-            raise cell_error(f"index a symbol as `v[k]` or slice it as `v[start:stop]`; got {index!r}.")
+            raise cell_error(f"index a symbol as `v[k]` or slice it as `v[start:stop]`; got {index!r}")
         start, stop, _ = index.indices(self.width)
         if stop <= start:
-            raise cell_error(f"the slice {start}:{stop} of a vector of width {self.width} is empty.")
+            raise cell_error(f"the slice {start}:{stop} of a vector of width {self.width} is empty")
         return self.builder.slice(self, start, stop - start)
 
     def __bool__(self) -> NoReturn:
         raise cell_error(
             "a symbol has no truth value, so it can't be used with `if`, `while`, `and`, `or` or `not`: the equations "
             "are traced once, before there are data. To choose by value use select(a > b, x, y); `if` may test a "
-            "hyper-parameter."
+            "hyper-parameter"
         )
 
     def __iter__(self) -> NoReturn:
-        raise cell_error("a symbol can't be iterated over or unpacked; use split(v, n) or v[start:stop].")
+        raise cell_error("a symbol can't be iterated over or unpacked; use split(v, n) or v[start:stop]")
 
     def __float__(self) -> NoReturn:
         raise cell_error(
-            "a symbol can't be converted to a number; use functions of throughtime.language (tanh, sigmoid, exp ...)."
+            "a symbol can't be converted to a number; use functions of throughtime.language (tanh, sigmoid, exp ...)"
         )
 
     def __array__(self, *_: object, **__: object) -> NoReturn:
-        raise cell_error("a symbol can't be converted to a NumPy array; use functions of throughtime.language instead.")
+        raise cell_error("a symbol can't be converted to a NumPy array; use functions of throughtime.language instead")
 
     def __array_ufunc__(self, function: Any, method: str, *values: Any, **_: object) -> Symbol:
         # NumPy calls this for its functions and for `array * symbol`; NumPy scalars are accepted as numbers.
@@ -165,7 +163,7 @@ _NUMPY_OPERATORS: dict[str, Callable[..., Any]] = {
 
 def _instead(name: str) -> str:
     word = word_for(name)
-    return f"use {f'throughtime.language.{word}' if word else 'numbers and throughtime.language'} instead."
+    return f"use {f'throughtime.language.{word}' if word else 'numbers and throughtime.language'} instead"
 
 
 def of(*values: Symbol | Number) -> Builder:
@@ -174,4 +172,4 @@ def of(*values: Symbol | Number) -> Builder:
         if isinstance(value, Symbol):
             return value.builder
     shown = ", ".join(f"{type(value).__name__} {value!r}" for value in values)
-    raise cell_error(f"expected a vector of the cell, got {shown}.")
+    raise cell_error(f"expected a vector of the cell, got {shown}")

@@ -163,7 +163,7 @@ class _Forward(Derivation):
         if instruction.width == 1:
             slope = _symbol(row.gradient(builder, builder.constant(1.0, 1), self.value(id), *values)[k])
             return None if slope is None else builder.row_sum(builder.mul(slope, moved))
-        raise ProgramError(f"the operation {instruction.op!r} has no rule for its tangent.")
+        raise ProgramError(f"the operation {instruction.op!r} has no rule for its tangent")
 
     def _product(self, instruction: Instruction) -> Symbol | None:
         (arg,), weight = instruction.args, instruction["weight"]
@@ -185,5 +185,5 @@ class _Forward(Derivation):
 
 def _symbol(found: Any) -> Symbol | None:
     if not isinstance(found, Symbol | None):
-        raise ProgramError(f"a gradient rule returned {found!r}, not a vector.")
+        raise ProgramError(f"a gradient rule returned {found!r}, not a vector")
     return found

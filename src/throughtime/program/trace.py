@@ -58,9 +58,9 @@ class Matrix:
     def __matmul__(self, value: Symbol) -> Symbol:
         name, (_, columns) = self._trace.parameters[self._parameter].name, self.shape
         if not isinstance(value, Symbol):
-            raise cell_error(f"the matrix {name!r} multiplies vectors, got {type(value).__name__} {value!r}.")
+            raise cell_error(f"the matrix {name!r} multiplies vectors, got {type(value).__name__} {value!r}")
         if value.width != columns:
-            raise cell_error(f"the matrix {name!r} has {columns} columns, but the vector has {value.width} elements.")
+            raise cell_error(f"the matrix {name!r} has {columns} columns, but the vector has {value.width} elements")
         multiply = self._trace.linear_transposed if self._transposed else self._trace.linear
         return multiply(value, self._parameter)
 
@@ -110,14 +110,14 @@ class Trace(Builder):
         """Add an affine map: the sum over sources of a new matrix times the source, plus a bias."""
         width = self._new_name(name, width)
         if not sources:
-            raise cell_error(f"the affine map {name!r} needs at least one vector to multiply.")
+            raise cell_error(f"the affine map {name!r} needs at least one vector to multiply")
         for source in sources:
             if not isinstance(source, Symbol):
-                raise cell_error(f"the affine map {name!r} takes vectors, got {type(source).__name__} {source!r}.")
+                raise cell_error(f"the affine map {name!r} takes vectors, got {type(source).__name__} {source!r}")
             self._own(source)
         ids = tuple(source.id for source in sources)
         if len(set(ids)) < len(ids):
-            raise cell_error(f"the affine map {name!r} has the same vector twice.")
+            raise cell_error(f"the affine map {name!r} has the same vector twice")
         if self.sizes.bias and bias is not False:
             ids = (*ids, _BIAS)
         return self._gate(_Gate(name, ids, width, None if isinstance(bias, bool) else float(bias)), sources)
@@ -149,25 +149,25 @@ class Trace(Builder):
         columns = self.sizes.hidden if columns is None else columns
         if not isinstance(columns, int) or columns < 1:
             raise cell_error(
-                f"the number of columns of the matrix {name!r} must be a positive integer, got {columns!r}."
+                f"the number of columns of the matrix {name!r} must be a positive integer, got {columns!r}"
             )
         self._require_free(name)
         return Matrix(self, self.parameter(Parameter(name, (rows, columns), (GateRows(name, 0, rows),))))
 
     def _require_free(self, name: str) -> None:
         if any(name == parameter.name for parameter in self.parameters):
-            raise cell_error(f"{name!r} is the name of a parameter of the gates; choose another name.")
+            raise cell_error(f"{name!r} is the name of a parameter of the gates; choose another name")
 
     def _new_name(self, name: str, width: int | None) -> int:
         width = self.sizes.hidden if width is None else width
         if not is_name(name):
-            raise cell_error(f"a name must consist of letters, digits and _, with dots between words; got {name!r}.")
+            raise cell_error(f"a name must consist of letters, digits and _, with dots between words; got {name!r}")
         if not isinstance(width, int) or width < 1:
-            raise cell_error(f"the width of {name!r} must be a positive integer, got {width!r}.")
+            raise cell_error(f"the width of {name!r} must be a positive integer, got {width!r}")
         if name in self._own_names:
             raise cell_error(
                 f"two sets of parameters are named {name!r}; names within a cell must differ. To multiply several "
-                f"vectors by one matrix, create it once, `w = matrix({name!r})`, and write `w @ v`."
+                f"vectors by one matrix, create it once, `w = matrix({name!r})`, and write `w @ v`"
             )
         self._own_names.add(name)
         return width
@@ -304,6 +304,6 @@ def active_trace() -> Trace:
     if trace is None:
         raise CellError(
             "affine, linear, parameter and layer_norm can be called only in a cell's equations: "
-            "move them into a function decorated with @throughtime.cell."
+            "move them into a function decorated with @throughtime.cell"
         )
     return trace

@@ -48,10 +48,10 @@ def unknown_word(name: str, what: str = "") -> str:
 
     words = language.__all__
     if name in _UNSUPPORTED:
-        return f"{_UNSUPPORTED[name]}."
+        return _UNSUPPORTED[name]
     if name in words and not what:
-        return f"{name!r} is not imported; add `from throughtime.language import {name}`."
+        return f"{name!r} is not imported; add `from throughtime.language import {name}`"
     what = what or f"{name!r} is neither a variable of the cell nor a function of throughtime.language"
     if word := word_for(name):
-        return f"{what}; use throughtime.language.{word}."
-    return f"{what}{nearest(name, words, 3)}."
+        return f"{what}; use throughtime.language.{word}"
+    return f"{what}{nearest(name, words, 3)}"

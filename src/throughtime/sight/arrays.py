@@ -34,9 +34,9 @@ def as_array(values: Any, what: str, axes: str) -> Array:
         given = f"{list(array.shape)}, {array.dtype}"
         if array.dtype.kind == "O" and array.ndim == 0:
             given = f"{type(values).__name__} (to get a value from a tape, use its name: tape['layer0.forget'])"
-        raise UserError(f"{what} must be numbers [{shown}], each axis non-empty; got {given}.")
+        raise UserError(f"{what} must be numbers [{shown}], each axis non-empty; got {given}")
     if not np.isfinite(array).all():
-        raise UserError(f"{what} must be finite; {int((~np.isfinite(array)).sum())} of {array.size} are not.")
+        raise UserError(f"{what} must be finite; {int((~np.isfinite(array)).sum())} of {array.size} are not")
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
@@ -50,18 +50,18 @@ def token_ids_of(given: Any, size: int, least: int = 2) -> Tensor:
     ids = ids.unsqueeze(1) if ids.dim() == 1 else ids
     if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise UserError(
-            f"token ids must be integers of shape [T, B], got shape {list(ids.shape)} and dtype {ids.dtype}."
+            f"token ids must be integers of shape [T, B], got shape {list(ids.shape)} and dtype {ids.dtype}"
         )
     if least == 1 and ids.numel() == 0:
-        raise UserError(f"ids must have at least one step and one sequence, got {list(ids.shape)}.")
+        raise UserError(f"ids must have at least one step and one sequence, got {list(ids.shape)}")
     if ids.shape[0] < least or ids.shape[1] < 1:
         raise UserError(
             "at least 2 tokens are needed, because each is predicted from the previous one; "
-            f"got shape {list(ids.shape)}."
+            f"got shape {list(ids.shape)}"
         )
     if int(ids.min()) < 0 or int(ids.max()) >= size:
         raise UserError(
-            f"token ids must be from 0 to {size - 1}, got {int(ids.max() if ids.max() >= size else ids.min())}."
+            f"token ids must be from 0 to {size - 1}, got {int(ids.max() if ids.max() >= size else ids.min())}"
         )
     return ids.long()
 
@@ -80,7 +80,7 @@ def inputs_of(given: Any, model: Any) -> Tensor:
     if numbers.dim() != 3 or numbers.numel() == 0 or numbers.shape[2] != model.input_size:
         raise UserError(
             f"the input must be numbers [T, B, {model.input_size}] with at least one step and one sequence, "
-            f"got {list(numbers.shape)}."
+            f"got {list(numbers.shape)}"
         )
     return numbers
 

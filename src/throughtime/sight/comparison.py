@@ -121,10 +121,10 @@ def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
         name, model = given if isinstance(given, str) else given.name, untrained_model(_cell(given), **fields)
         x = random_token_ids(_STEPS + 1, _STREAMS) if x is None else x
     else:
-        raise UserError(f"expected a run, a model or a cell, got {type(given).__name__}.")
+        raise UserError(f"expected a run, a model or a cell, got {type(given).__name__}")
     if x is None or isinstance(x, str):
         raise UserError(
-            f"{name} {'requires an input' if x is None else 'does not read text'}: pass the model's input as x."
+            f"{name} {'requires an input' if x is None else 'does not read text'}: pass the model's input as x"
         )
     return _looked_at(name, model, x, window, characters)
 
@@ -139,7 +139,7 @@ def _cell(given: str | Cell) -> Cell:
 def _encoded(run: Any, text: str) -> Any:
     ids = np.asarray(run.description.codecs.inputs.encode(text)).astype(np.int64)
     if ids.size < 2:
-        raise DataError(f"the text has {ids.size} tokens for {run.path}; at least 2 are needed.")
+        raise DataError(f"the text has {ids.size} tokens for {run.path}; at least 2 are needed")
     return ids
 
 

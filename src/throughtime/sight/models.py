@@ -41,7 +41,7 @@ def opened(model: Any) -> nn.Module:
     if isinstance(model, str | Path):
         module: nn.Module = load(model)
         return module
-    raise UserError(f"model must be a torch module, a run or a run's directory, got {type(model).__name__}.")
+    raise UserError(f"model must be a torch module, a run or a run's directory, got {type(model).__name__}")
 
 
 def recurrent_modules(model: nn.Module) -> dict[str, RecurrentLayers]:
@@ -60,7 +60,7 @@ def recurrent_modules(model: nn.Module) -> dict[str, RecurrentLayers]:
     if not found:
         torchs = any(isinstance(module, nn.RNNBase) for module in model.modules())
         hint = "; throughtime.accelerate(model) replaces torch's layers" if torchs else ""
-        raise UserError(f"{type(model).__name__} has no throughtime recurrent layers{hint}.")
+        raise UserError(f"{type(model).__name__} has no throughtime recurrent layers{hint}")
     if len(found) == 1:
         return {"": next(iter(found.values()))}
     return {f"{path}." if path else "": module for path, module in found.items()}
@@ -75,7 +75,7 @@ def only_recurrent(model: nn.Module) -> RecurrentLayers:
     found = recurrent_modules(model)
     if len(found) > 1:
         paths = ", ".join(path.rstrip(".") for path in found)
-        raise UserError(f"{type(model).__name__} has several recurrent modules ({paths}); pass one of them.")
+        raise UserError(f"{type(model).__name__} has several recurrent modules ({paths}); pass one of them")
     return next(iter(found.values()))
 
 

@@ -28,11 +28,11 @@ def pieces(text: str | Sequence[str], steps: int) -> list[str]:
     """
     tokens = list(text)
     if not tokens or not all(isinstance(token, str) for token in tokens):
-        raise DataError(f"text must be a non-empty string or sequence of tokens, got {text!r:.60}.")
+        raise DataError(f"text must be a non-empty string or sequence of tokens, got {text!r:.60}")
     if len(tokens) != steps:
         raise DataError(
             f"the text has {len(tokens)} tokens, but the values have {steps} steps: both must come from the same "
-            "run, with one token per step."
+            "run, with one token per step"
         )
     return tokens
 
@@ -50,21 +50,21 @@ def span_of(span: Span, tokens: Sequence[str] | None, steps: int) -> tuple[int, 
     """
     if isinstance(span, str):
         if tokens is None:
-            raise UserError(f"the span {span!r} requires text to search; pass text, or the span as (start, stop).")
+            raise UserError(f"the span {span!r} requires text to search; pass text, or the span as (start, stop)")
         whole = "".join(tokens)
         found = whole.find(span) if span else -1
         if found < 0:
             hint = nearest(span, set(re.findall(r"\S+", whole))) if span else ""
-            raise UserError(f"the span {span!r} is not in the text{hint}.")
+            raise UserError(f"the span {span!r} is not in the text{hint}")
         starts = [0, *accumulate(map(len, tokens))]
         first = int(np.searchsorted(starts, found, "right")) - 1
         return first, int(np.searchsorted(starts, found + len(span), "left"))
     try:
         start, stop = (int(end) for end in span)
     except (TypeError, ValueError):
-        raise UserError(f"span must be text or steps (start, stop), got {span!r}.") from None
+        raise UserError(f"span must be text or steps (start, stop), got {span!r}") from None
     if not 0 <= start < stop <= steps:
-        raise UserError(f"span must satisfy 0 <= start < stop <= {steps}, got {(start, stop)}.")
+        raise UserError(f"span must satisfy 0 <= start < stop <= {steps}, got {(start, stop)}")
     return start, stop
 
 

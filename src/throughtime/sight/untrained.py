@@ -59,7 +59,7 @@ def random_token_ids(steps: int, rows: int, seed: int = 0) -> Tensor:
     """
     for what, size in (("steps", steps), ("rows", rows)):
         if not isinstance(size, int) or size < 1:
-            raise UserError(f"{what} must be a positive integer, got {size!r}.")
+            raise UserError(f"{what} must be a positive integer, got {size!r}")
     return torch.randint(VOCABULARY_SIZE, (steps, rows), generator=torch.Generator().manual_seed(seed))
 
 

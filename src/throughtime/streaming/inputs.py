@@ -32,12 +32,12 @@ def joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: i
     for name in inputs:
         if name not in names:
             has = f"it takes {', '.join(names)}" if names else "it takes x alone"
-            raise UserError(f"the network has no input {name!r}{nearest(name, names)}; {has}.")
+            raise UserError(f"the network has no input {name!r}{nearest(name, names)}; {has}")
     if not inputs and np.shape(x) == (*steps, sum(given.width for given in declared)):
         return np.asarray(x)
     for name in names:
         if name not in inputs:
-            raise UserError(f"missing input {name}, which the network takes at each step: step(x, {name}=...).")
+            raise UserError(f"missing input {name}, which the network takes at each step: step(x, {name}=...)")
     found = []
     for given, value in zip(declared, [x, *(inputs[name] for name in names)], strict=True):
         array = np.asarray(value, None if isinstance(value, np.ndarray) else dtype)
@@ -45,6 +45,6 @@ def joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: i
             array = array[..., None]
         if array.shape != (*steps, given.width) or array.dtype != dtype:
             name = "x" if given is of_x else given.name
-            raise UserError(f"{name} must be {dtype} {[*steps, given.width]}, got {array.dtype} {list(array.shape)}.")
+            raise UserError(f"{name} must be {dtype} {[*steps, given.width]}, got {array.dtype} {list(array.shape)}")
         found.append(array)
     return np.concatenate(found, -1)

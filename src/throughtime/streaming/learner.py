@@ -50,7 +50,7 @@ class Learning:
 
     def __post_init__(self) -> None:
         if isinstance(self.clip, bool) or not isinstance(self.clip, int | float) or not 0 <= self.clip < math.inf:
-            raise UserError(f"clip must be 0 or a positive number, got {self.clip!r}.")
+            raise UserError(f"clip must be 0 or a positive number, got {self.clip!r}")
 
 
 class Learner:
@@ -102,7 +102,7 @@ class Learner:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
-            raise UserError("another thread is running a step of this stream; use one stream per thread.")
+            raise UserError("another thread is running a step of this stream; use one stream per thread")
         try:
             yield
         finally:
@@ -133,18 +133,18 @@ class Learner:
             if out is None:
                 return result
             if out.size != result.size or out.dtype != result.dtype:
-                raise UserError(f"out must be {result.dtype} {list(result.shape)}, got {out.dtype} {list(out.shape)}.")
+                raise UserError(f"out must be {result.dtype} {list(result.shape)}, got {out.dtype} {list(out.shape)}")
             out[...] = result.reshape(out.shape)
             return out
 
     def process(self, x: Any) -> Array:
         """See `throughtime.Stream.process`."""
         if self.rows != 1:
-            raise UserError(f"process needs a single stream; this one has {self.rows} rows.")
+            raise UserError(f"process needs a single stream; this one has {self.rows} rows")
         block = np.asarray(x)
         numbers = self.network.embedding is None and block.ndim == 1
         if block.ndim != (1 if self.network.embedding is not None or numbers else 2) or not len(block):
-            raise UserError(f"a block must have a step axis, got shape {list(block.shape)}.")
+            raise UserError(f"a block must have a step axis, got shape {list(block.shape)}")
         results = np.stack([self.step(now[None] if numbers else now) for now in block])
         return results[:, 0] if numbers and results.shape[1] == 1 else results
 
@@ -173,7 +173,7 @@ class Learner:
         """See `throughtime.Stream.learn`."""
         with self._alone():
             if self._raw is None:
-                raise UserError("learn must follow a step, and can be called only once per step: call step first.")
+                raise UserError("learn must follow a step, and can be called only once per step: call step first")
             loss, g = self._loss(target, own)
             gradients = self._backward(g)
             self._advance()
@@ -181,7 +181,7 @@ class Learner:
             if not math.isfinite(clip_norm(gradients, self.clip)):
                 raise UserError(
                     "the gradient is not finite, so the weights were not changed; use a smaller lr, or reset the "
-                    "stream if its state has overflowed."
+                    "stream if its state has overflowed"
                 )
             self.optimizer.update(self.weights, gradients)
             return loss
@@ -191,19 +191,17 @@ class Learner:
         raw = self._raw
         assert raw is not None
         if (target is None) == (own is None):
-            raise UserError("pass exactly one of target and gradient to learn.")
+            raise UserError("pass exactly one of target and gradient to learn")
         if own is not None:
             try:
                 g = np.array(own, raw.dtype).reshape(raw.shape)
             except (TypeError, ValueError):
-                raise UserError(
-                    f"gradient must be an array of shape {list(raw.shape)}, like a step's output."
-                ) from None
+                raise UserError(f"gradient must be an array of shape {list(raw.shape)}, like a step's output") from None
             return math.nan, g
         if self.network.output is None:
             raise UserError(
                 "recurrent layers alone have no loss: pass the gradient of your own loss, as in "
-                "stream.learn(gradient=...), or create the stream from a SequenceModel or a run."
+                "stream.learn(gradient=...), or create the stream from a SequenceModel or a run"
             )
         losses, g = loss_and_gradient(self.network.output, raw, targets_for(self.network.output, self.rows, target))
         return float(losses.mean()), (g / self.rows).astype(raw.dtype)
@@ -239,12 +237,12 @@ class Learner:
             "iu" if reads_tokens else "fiu"
         ):
             kind = "ids" if reads_tokens else "numbers"
-            raise UserError(f"x must be {kind} {[self.rows, *features]}, got {array.dtype} {list(array.shape)}.")
+            raise UserError(f"x must be {kind} {[self.rows, *features]}, got {array.dtype} {list(array.shape)}")
         array = array.reshape(self.rows, *features)
         if self.network.embedding is None:
             return np.array(array, self.dtype), single
         if array.min() < 0 or array.max() >= len(self.network.embedding):
-            raise UserError(f"ids must be from 0 to {len(self.network.embedding) - 1}, got {array.tolist()}.")
+            raise UserError(f"ids must be from 0 to {len(self.network.embedding) - 1}, got {array.tolist()}")
         return np.array(array, np.int64), single
 
 

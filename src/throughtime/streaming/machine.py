@@ -15,7 +15,7 @@ def machine(network: Network, rows: int, instruction_set: str) -> Any:
         from throughtime import _native
         from throughtime.engines.native.plan import lower
     except ImportError:
-        raise UserError("a stream needs the native engine, whose extension module is not built; install it.") from None
+        raise UserError("a stream needs the native engine, whose extension module is not built; install it") from None
     layers: list[tuple[Any, Sequence[Array]]] = [(lower(program), parameters) for program, parameters in network.layers]
     if network.head is not None:
         layers.append((_head_plan(*network.head[0].shape), network.head))
@@ -23,7 +23,7 @@ def machine(network: Network, rows: int, instruction_set: str) -> Any:
     try:
         return kind(layers, rows, network.embedding, instruction_set, network.skip)
     except ValueError as error:
-        raise UserError(f"{error}.") from None
+        raise UserError(f"{error}") from None
 
 
 def _head_plan(outputs: int, width: int) -> Any:

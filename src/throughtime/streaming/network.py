@@ -113,7 +113,7 @@ def _device_of(source: Any) -> DeviceInput | None:
 
 
 def _wrong_type(given: object) -> UserError:
-    return UserError(f"the weights must be float32 or float64, got {given}: convert the model first, with .float().")
+    return UserError(f"the weights must be float32 or float64, got {given}: convert the model first, with .float()")
 
 
 def _of_run(path: Path) -> Network:
@@ -264,7 +264,7 @@ def _of_module(module: Any, *, described: bool) -> Network:
     if "torch" not in sys.modules or not isinstance(module, sys.modules["torch"].nn.Module):
         raise UserError(
             "expected the directory of a run, a file, a language model or recurrent layers, "
-            f"got {type(module).__name__}."
+            f"got {type(module).__name__}"
         )
     from torch import nn
 
@@ -306,7 +306,7 @@ def _require_one_direction(bidirectional: bool) -> None:
 def _unknown(kind: str, inside: Sequence[str] = ()) -> UserError:
     names = ", ".join(map(repr, inside))
     hint = f": pass one of its layers, as model.get_submodule({inside[0]!r}) ({names})" if inside else ""
-    return UserError(f"{kind} is not a recurrent layer or a language model{hint}.")
+    return UserError(f"{kind} is not a recurrent layer or a language model{hint}")
 
 
 def _description(module: Any) -> Description | None:
@@ -344,7 +344,7 @@ def save_network(network: Network, path: str | os.PathLike[str]) -> None:
     if network.description is None:
         raise UserError(
             "can't save a stream of this module: create the stream from a file that throughtime.save wrote, or, with "
-            "learn=True, from a throughtime module without pruned or normalized weights."
+            "learn=True, from a throughtime module without pruned or normalized weights"
         )
     weights = dict(network.weights)
     if (layer := network.torch_layer) is not None:

@@ -111,12 +111,12 @@ def optimizer_for(given: str | Optimizer, lr: float | None) -> Optimizer:
     """
     if isinstance(given, Optimizer):
         if lr is not None:
-            raise UserError("lr applies only to an optimizer's name; an Optimizer has its own learning rate.")
+            raise UserError("lr applies only to an optimizer's name; an Optimizer has its own learning rate")
         return given
     if given not in OPTIMIZERS:
         names = ", ".join(OPTIMIZERS)
         raise UserError(
-            f"optimizer must be one of {names} or an Optimizer, got {given!r}{nearest(str(given), OPTIMIZERS)}."
+            f"optimizer must be one of {names} or an Optimizer, got {given!r}{nearest(str(given), OPTIMIZERS)}"
         )
     return OPTIMIZERS[given]() if lr is None else OPTIMIZERS[given](lr=lr)
 
@@ -136,9 +136,9 @@ def clip_norm(gradients: Arrays, largest: float) -> float:
 
 def _require_rate(lr: object) -> None:
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
-        raise UserError(f"lr must be a positive number, got {lr!r}.")
+        raise UserError(f"lr must be a positive number, got {lr!r}")
 
 
 def _require_share(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise UserError(f"{name} must be at least 0 and below 1, got {value!r}.")
+        raise UserError(f"{name} must be at least 0 and below 1, got {value!r}")

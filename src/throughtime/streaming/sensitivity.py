@@ -82,7 +82,7 @@ def choose(program: Program, wanted: str | None, rows: int, itemsize: int) -> tu
     if (count := structure.elements(groups) * rows * itemsize) > LARGEST:
         raise UserError(
             f"the sensitivities of a layer of {program.name!r} would take {_size(count)}, more than {_size(LARGEST)}: "
-            "use learn='snap1', fewer rows or a smaller layer."
+            "use learn='snap1', fewer rows or a smaller layer"
         )
     return structure, name, groups
 

@@ -72,9 +72,9 @@ class Stream:
         clip: float = 1.0,
     ) -> None:
         if type(rows) is not int or rows < 1:
-            raise UserError(f"rows must be a positive integer, got {rows!r}.")
+            raise UserError(f"rows must be a positive integer, got {rows!r}")
         if learn not in (False, True, *METHODS):
-            raise UserError(f"learn must be True, False, {' or '.join(map(repr, METHODS))}, got {learn!r}.")
+            raise UserError(f"learn must be True, False, {' or '.join(map(repr, METHODS))}, got {learn!r}")
         network = network_of(model, described=learn is not False)
         learner = None
         if learn is not False:
@@ -143,7 +143,7 @@ class Stream:
         try:
             return self._step(x, out)
         except (ValueError, RuntimeError, OverflowError) as error:
-            raise UserError(f"{error}.") from None
+            raise UserError(f"{error}") from None
 
     def process(self, x: Any, **inputs: Any) -> Array:
         """Run a block of steps, carrying the state from block to block.
@@ -167,7 +167,7 @@ class Stream:
         try:
             return self._process(x)
         except (ValueError, RuntimeError, OverflowError) as error:
-            raise UserError(f"{error}.") from None
+            raise UserError(f"{error}") from None
 
     @property
     def knobs(self) -> dict[str, float]:
@@ -193,7 +193,7 @@ class Stream:
         """Append the knobs' settings to samples `[..., 1]`."""
         samples = np.asarray(x)
         if samples.dtype != self.dtype or samples.ndim not in (1, 2) or samples.shape[-1] != 1:
-            raise UserError(f"{what} must be a {self.dtype} array {shapes}, got {samples.dtype} {list(samples.shape)}.")
+            raise UserError(f"{what} must be a {self.dtype} array {shapes}, got {samples.dtype} {list(samples.shape)}")
         return np.concatenate(
             [samples, np.broadcast_to(self._settings, (*samples.shape[:-1], *self._settings.shape))], -1
         )
@@ -217,7 +217,7 @@ class Stream:
                 value[rows] = self._initial[name][rows]
         except (IndexError, TypeError, ValueError):
             raise UserError(
-                f"rows must be indices from 0 to {self.rows - 1} or a boolean mask of length {self.rows}, got {rows!r}."
+                f"rows must be indices from 0 to {self.rows - 1} or a boolean mask of length {self.rows}, got {rows!r}"
             ) from None
         self._set(state)
         self._forget(rows)
@@ -244,7 +244,7 @@ class Stream:
                 loss isn't defined for single steps, or the gradient is not finite. The weights are then unchanged.
         """
         if self._learner is None:
-            raise UserError("this stream doesn't learn: create it with Stream(model, learn=True).")
+            raise UserError("this stream doesn't learn: create it with Stream(model, learn=True)")
         return self._learner.learn(target, gradient)
 
     @property
@@ -274,7 +274,7 @@ class Stream:
         try:
             return {name: self._machine.state(k) for k, name in enumerate(self._initial)}
         except RuntimeError as error:
-            raise UserError(f"{error}.") from None
+            raise UserError(f"{error}") from None
 
     @state.setter
     def state(self, state: Mapping[str, Array]) -> None:
@@ -283,13 +283,13 @@ class Stream:
             problem = (
                 f"no state named {unknown!r}{nearest(str(unknown), self._initial)}" if unknown else "missing states"
             )
-            raise UserError(f"{problem}: expected {', '.join(self._initial)}.")
+            raise UserError(f"{problem}: expected {', '.join(self._initial)}")
         values = {name: np.asarray(value) for name, value in state.items()}
         for name, value in values.items():
             wanted = self._initial[name]
             if value.shape != wanted.shape or value.dtype != wanted.dtype:
                 raise UserError(
-                    f"state {name} must be {wanted.dtype} {list(wanted.shape)}, got {value.dtype} {list(value.shape)}."
+                    f"state {name} must be {wanted.dtype} {list(wanted.shape)}, got {value.dtype} {list(value.shape)}"
                 )
         self._set(values)
         self._forget()
@@ -299,7 +299,7 @@ class Stream:
             for k, name in enumerate(self._initial):
                 self._machine.set_state(k, state[name])
         except RuntimeError as error:
-            raise UserError(f"{error}.") from None
+            raise UserError(f"{error}") from None
 
     @property
     def output(self) -> Output | None:

@@ -80,7 +80,7 @@ class Structure:
         for id, instruction in enumerate(program.body):
             attributes: dict[str, Any] = dict(instruction.attributes)
             if instruction.op == "linear_transposed":
-                raise UserError(f"{program.name!r} multiplies by a transposed matrix, so it can't learn online.")
+                raise UserError(f"{program.name!r} multiplies by a transposed matrix, so it can't learn online")
             if instruction.op == "linear" or instruction.op == PARAMETER:
                 place = places.setdefault(_summed(program, id), len(places))
                 arg = instruction.args[0] if instruction.args else None

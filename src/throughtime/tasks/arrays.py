@@ -95,7 +95,7 @@ class ArrayTask(SequenceTask):
         """
         raise DataError(
             "this model was trained on arrays in memory and can't read files. Load it with "
-            "throughtime.SequenceClassifier.load or throughtime.SequenceRegressor.load and call predict."
+            "throughtime.SequenceClassifier.load or throughtime.SequenceRegressor.load and call predict"
         )
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> NoReturn:
@@ -110,7 +110,7 @@ class ArrayTask(SequenceTask):
         """
         kinds = (Scaler, self.target_codec)
         if not all(map(isinstance, (codecs.inputs, codecs.targets), kinds)):
-            raise DataError(f"the codecs must be {' and '.join(kind.__name__ for kind in kinds)}.")
+            raise DataError(f"the codecs must be {' and '.join(kind.__name__ for kind in kinds)}")
 
     def fits(self, model: SequenceModel, codecs: Codecs) -> bool:
         """Return whether a network matches this task and its codecs."""

@@ -72,13 +72,13 @@ class ForecastTask(Task[Windows]):
             DataError: if it isn't set.
         """
         if self.options.horizon is None:
-            raise DataError(f"forecast needs {option('horizon')}, the number of rows to forecast.")
+            raise DataError(f"forecast needs {option('horizon')}, the number of rows to forecast")
         return self.options.horizon
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Windows]:
         """See `Task.prepare`."""
         if self.options.valid or self.options.test:
-            raise DataError(f"forecast splits one table by time; use {option('split')} instead of more files.")
+            raise DataError(f"forecast splits one table by time; use {option('split')} instead of more files")
         return self.data(self._read(one_path(self.options.data)), codecs)
 
     def data(self, table: TimeSeries, codecs: Codecs | None = None) -> Data[Windows]:
@@ -129,7 +129,7 @@ class ForecastTask(Task[Windows]):
         if not len(training) or not len(valid):
             raise DataError(
                 f"{table.name}: no series has enough rows for {setting('horizon', horizon)} in both training and "
-                f"validation; reduce the horizon or change {option('split')}."
+                f"validation; reduce the horizon or change {option('split')}"
             )
         test = part(seen, end)
         counts = {
@@ -222,7 +222,7 @@ class ForecastTask(Task[Windows]):
             after = codec.timeline.label(int(ends.max()))
             raise DataError(
                 f"{table.name} has no series with {self.horizon} rows from {after} on; earlier rows were used for "
-                "training and validation."
+                "training and validation"
             )
         return replace(windows, first=first, counts=counts)
 
@@ -251,7 +251,7 @@ class ForecastTask(Task[Windows]):
             until = line.label(int(data.starts[k] + data.lengths[k] + self.horizon - 1))
             raise DataError(
                 f"{table.name}: the future covariates of series {data.names[k]!r} end too early; add rows "
-                f"up to {until}, {self.horizon} after the last target value, with an empty target."
+                f"up to {until}, {self.horizon} after the last target value, with an empty target"
             )
         return replace(windows, first=data.lengths, counts=np.ones_like(data.lengths))
 
@@ -292,7 +292,7 @@ class ForecastTask(Task[Windows]):
         """See `Task.rolling`; the default step is the horizon, or 1 if `windows` is None too."""
         for name, count in (("windows", windows), ("step", step)):
             if count is not None and count < 1:
-                raise UserError(f"{option(name)} must be a positive integer, got {count}.")
+                raise UserError(f"{option(name)} must be a positive integer, got {count}")
         return part.rolling(windows, step or (1 if windows is None else self.horizon))
 
     def fitting_batch(self, data: Data[Windows], batch: int, ranks: int) -> int:

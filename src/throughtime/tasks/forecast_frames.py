@@ -49,7 +49,7 @@ class FrameForecast(ForecastTask):
             DataError: if they aren't this task's codecs.
         """
         if not isinstance(codecs.inputs, SeriesCodec):
-            raise DataError("the codec of the inputs must be SeriesCodec.")
+            raise DataError("the codec of the inputs must be SeriesCodec")
         self.interface(codecs)
 
     def fits(self, model: SequenceModel, codecs: Codecs) -> bool:
@@ -65,7 +65,7 @@ class FrameForecast(ForecastTask):
         """
         raise DataError(
             "this model was trained on data in memory and can't read files. Load it with throughtime.Forecaster.load "
-            "and call predict."
+            "and call predict"
         )
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> NoReturn:

@@ -138,7 +138,7 @@ class Start:
         except DataError as error:
             if not self.why:
                 raise
-            raise DataError(f"{str(error).rstrip('.')}. Task: {self.task_in_words}") from None
+            raise DataError(f"{error}. Task: {self.task_in_words}") from None
 
     def programs(self, interface: Interface) -> list[Program]:
         """Return each layer's program."""

@@ -106,7 +106,7 @@ class NativeEngine:
             isa = self.instruction_set
             return _native.run(lower(program), steps, inputs, states, parameters, *of, isa, layer_axis)
         except _native.ShapeMismatch as error:
-            raise ProgramError(f"{error}.") from None
+            raise ProgramError(f"{error}") from None
 
     def _frozen(self, program: Program, parameters: Constants) -> _native.FrozenPlan:
         key = program, self.instruction_set

@@ -125,7 +125,7 @@ def _singles(values: Array, name: str) -> Array:
     with np.errstate(over="ignore"):
         singles = np.asarray(values, np.float32)
     if not np.isfinite(singles).all():
-        raise UserError(f"the weights {name} must be finite in float32, but contain a NaN or an infinity.")
+        raise UserError(f"the weights {name} must be finite in float32, but contain a NaN or an infinity")
     return singles
 
 

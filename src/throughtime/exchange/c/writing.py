@@ -95,10 +95,10 @@ def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = Non
     """
     source, header = _paths(path)
     if quantize is not None and quantize not in QUANTIZATIONS:
-        raise UserError(f"quantize must be None or 'int8', got {quantize!r}{nearest(str(quantize), QUANTIZATIONS)}.")
+        raise UserError(f"quantize must be None or 'int8', got {quantize!r}{nearest(str(quantize), QUANTIZATIONS)}")
     network = network_of(model)
     if any(given.one_hot for program, _ in network.layers for given in program.inputs):
-        raise UserError("a program with a one-hot input can't be exported to C; use an embedding before it.")
+        raise UserError("a program with a one-hot input can't be exported to C; use an embedding before it")
     made = Source(network, source.stem, int8=quantize == "int8")
     error = _error(network) if quantize == "int8" else None
     write(header, made.header.encode())
@@ -109,11 +109,9 @@ def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = Non
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     source = Path(path)
     if source.suffix != ".c":
-        raise UserError(f"{source}: the name of a C source must end in .c.")
+        raise UserError(f"{source}: the name of a C source must end in .c")
     if not re.fullmatch(r"[\w.+ -]+", source.name):
-        raise UserError(
-            f"{source.name!r}: the name of a C source may contain only letters, digits, spaces and . _ + -."
-        )
+        raise UserError(f"{source.name!r}: the name of a C source may contain only letters, digits, spaces and . _ + -")
     return source, source.with_suffix(".h")
 
 

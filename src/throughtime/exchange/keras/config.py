@@ -55,7 +55,7 @@ class KerasMask:
         if not torch.equal(kept, torch.arange(kept.shape[-1], device=kept.device) < found[:, None]):
             raise KerasError(
                 f"{self.layer} masks steps that aren't at the end of their sequence. Move the padding to the end "
-                "(keras.utils.pad_sequences(padding='post')); the results stay the same."
+                "(keras.utils.pad_sequences(padding='post')); the results stay the same"
             )
         return found
 

@@ -83,13 +83,13 @@ def _keras_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (KerasError, Hdf5Error) as error:
-        raise KerasError(f"{path}: {str(error).rstrip('.')}.") from None
+        raise KerasError(f"{path}: {error}") from None
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, OverflowError, EOFError,
         IndexError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         # A zip file reports damage in many ways, and a configuration can contain anything.
-        raise KerasError(f"{path} is damaged or not a Keras file: {error}.") from None
+        raise KerasError(f"{path} is damaged or not a Keras file: {error}") from None
 
 
 def _unzipped(content: bytes) -> tuple[Any, bytes]:
@@ -98,8 +98,8 @@ def _unzipped(content: bytes) -> tuple[Any, bytes]:
         names = archive.namelist()
         for name in (_CONFIG, _WEIGHTS):
             if name not in names:
-                raise KerasError(f"not a .keras file: {name} is missing.")
+                raise KerasError(f"not a .keras file: {name} is missing")
             size, packed = archive.getinfo(name).file_size, archive.getinfo(name).compress_size
             if size > max(_ALWAYS_UNPACKED, _MAX_RATIO * packed):
-                raise KerasError(f"{name} would expand from {packed} to {size} bytes, far more than a real model file.")
+                raise KerasError(f"{name} would expand from {packed} to {size} bytes, far more than a real model file")
         return json.loads(archive.read(_CONFIG)), archive.read(_WEIGHTS)

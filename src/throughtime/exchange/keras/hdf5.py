@@ -66,12 +66,12 @@ class Hdf5:
         self._left = _READINGS * len(content)
         self._nodes: dict[int, Node] = {}
         if content[:8] != _SIGNATURE:
-            raise Hdf5Error("not an HDF5 file.")
+            raise Hdf5Error("not an HDF5 file")
         if self.unpack("B4xBB", 8) != (0, 8, 8):
-            raise Hdf5Error("unsupported HDF5 version: load the model with Keras and save it again.")
+            raise Hdf5Error("unsupported HDF5 version: load the model with Keras and save it again")
         base, _, end, _, _, root = self.unpack("6Q", 24)
         if base != 0 or end > len(content):
-            raise Hdf5Error(f"the file is truncated: expected {end} bytes, got {len(content)}.")
+            raise Hdf5Error(f"the file is truncated: expected {end} bytes, got {len(content)}")
         self.root = self.node(root)
 
     def unpack(self, form: str, at: int) -> tuple[Any, ...]:
@@ -79,7 +79,7 @@ class Hdf5:
         try:
             return struct.unpack_from("<" + form, self.bytes(at, struct.calcsize("<" + form)))
         except struct.error as error:
-            raise Hdf5Error(f"the file is damaged: {error}.") from None
+            raise Hdf5Error(f"the file is damaged: {error}") from None
 
     def bytes(self, at: int, size: int) -> bytes:
         """Read bytes at an offset.
@@ -88,10 +88,10 @@ class Hdf5:
             Hdf5Error: if the file is too short, or if so much has been read that its structure must be cyclic.
         """
         if at + size > len(self._content):
-            raise Hdf5Error(f"the file is damaged: it refers to byte {at + size} of {len(self._content)}.")
+            raise Hdf5Error(f"the file is damaged: it refers to byte {at + size} of {len(self._content)}")
         self._left -= size
         if self._left < 0:
-            raise Hdf5Error("the file is damaged: its structure is cyclic.")
+            raise Hdf5Error("the file is damaged: its structure is cyclic")
         return self._content[at : at + size]
 
     def text(self, at: int, longest: int) -> str:
@@ -108,7 +108,7 @@ class Hdf5:
     def _messages(self, at: int) -> list[_Message]:
         version, count, size = self.unpack("BxH4xI", at)
         if version != 1:
-            raise Hdf5Error("the file is damaged, or uses a newer HDF5 version than Keras does.")
+            raise Hdf5Error("the file is damaged, or uses a newer HDF5 version than Keras does")
         messages: list[_Message] = []
         blocks = [(at + 16, size)]
         for start, length in blocks:
@@ -119,7 +119,7 @@ class Hdf5:
                 if kind == _CONTINUATION:
                     blocks.append(self.unpack("2Q", message.start))  # address and length
                 elif flags & 2 and kind in (_DATASPACE, _DATATYPE):
-                    raise Hdf5Error("committed datatypes are not supported.")
+                    raise Hdf5Error("committed datatypes are not supported")
                 messages.append(message)
                 start += 8 + size
         return messages
@@ -186,7 +186,7 @@ class Node:
         space = self._wanted(_DATASPACE)
         version, rank, _, kind = self._file.unpack("4B", space.start)
         if version not in (1, 2) or rank > 8 or (version == 2 and kind == 2):
-            raise Hdf5Error("an array has no shape.")
+            raise Hdf5Error("an array has no shape")
         return self._file.unpack(f"{rank}Q", space.start + (8 if version == 1 else 4))
 
     def array(self) -> Array:
@@ -199,19 +199,19 @@ class Node:
         odd = [m for m in self._messages if m.kind in (_FILTERS, _EXTERNAL)]
         version, how = self._file.unpack("BB", layout.start)
         if version != 3 or how not in (0, 1) or odd:
-            raise Hdf5Error("an array is not contiguous, as Keras writes arrays.")
+            raise Hdf5Error("an array is not contiguous, as Keras writes arrays")
         given, bits, size = self._file.unpack("BB2xI", kind.start)
         if given & 15 != _FLOATING_POINT or size not in _FLOATS:
-            raise Hdf5Error("an array's dtype is not float16, float32 or float64.")
+            raise Hdf5Error("an array's dtype is not float16, float32 or float64")
         if self._file.unpack("HH4BI", kind.start + 8) != _FLOATS[size] or bits & 0x40:
-            raise Hdf5Error("an array's floating-point format is not IEEE 754.")
+            raise Hdf5Error("an array's floating-point format is not IEEE 754")
         if how == 0:
             (stored,), place = self._file.unpack("H", layout.start + 2), layout.start + 4
         else:
             place, stored = self._file.unpack("2Q", layout.start + 2)
         shape = self.shape
         if place == _UNDEFINED or stored != math.prod(shape) * size:
-            raise Hdf5Error(f"the data of an array of shape {list(shape)} is missing or has the wrong size.")
+            raise Hdf5Error(f"the data of an array of shape {list(shape)} is missing or has the wrong size")
         numbers = np.frombuffer(self._file.bytes(place, stored), np.dtype(f"{'>' if bits & 1 else '<'}f{size}"))
         return numbers.reshape(shape)
 
@@ -221,17 +221,17 @@ class Node:
     def _wanted(self, kind: int) -> _Message:
         found = self._message(kind)
         if found is None:
-            raise Hdf5Error("expected an array, got another kind of object.")
+            raise Hdf5Error("expected an array, got another kind of object")
         return found
 
     def _expect(self, signature: bytes, at: int) -> None:
         if self._file.bytes(at, 4) != signature:
-            raise Hdf5Error(f"the file is damaged: expected {signature.decode()} at byte {at}.")
+            raise Hdf5Error(f"the file is damaged: expected {signature.decode()} at byte {at}")
 
     def _attribute(self, message: _Message) -> tuple[str, str | None]:
         version, named, typed, spaced = self._file.unpack("Bx3H", message.start)
         if version not in (1, 2, 3):
-            raise Hdf5Error("the file is damaged: unknown attribute version.")
+            raise Hdf5Error("the file is damaged: unknown attribute version")
         start = message.start + (9 if version == 3 else 8)
         if version == 1:
             named, typed, spaced = (-(-size // 8) * 8 for size in (named, typed, spaced))

@@ -147,7 +147,7 @@ def layer_of(
     """
     if isinstance(merge, list | dict) or merge not in _MERGES:
         known = [name for name in _MERGES if name is not None]
-        raise KerasError(f"{what}: merge_mode must be one of {', '.join(known)}, None, got {merge!r}.")
+        raise KerasError(f"{what}: merge_mode must be one of {', '.join(known)}, None, got {merge!r}")
     read = [[_read(what, cell) for cell in direction] for direction in directions]
     first, top = read[0][0], read[0][-1]
     backwards = [direction[0].arguments["go_backwards"] for direction in read]
@@ -162,14 +162,14 @@ def layer_of(
         for name in (name for name in top.arguments if name != "go_backwards"):
             if top.arguments[name] != read[1][-1].arguments.get(name):
                 values = f"{top.arguments[name]!r} and {read[1][-1].arguments.get(name)!r}"
-                raise KerasError(f"{what}: its directions must have the same arguments, but {name} is {values}.")
+                raise KerasError(f"{what}: its directions must have the same arguments, but {name} is {values}")
         programs = [[cell.program for cell in direction] for direction in read]
         if programs[0] != programs[1] or backwards != [False, True]:
-            raise KerasError(f"{what}: its directions must be the same layer, one forward and one backward.")
+            raise KerasError(f"{what}: its directions must be the same layer, one forward and one backward")
         if len(read[0]) > 1 and merge is not None:
             raise KerasError(
                 f"{what}: Keras merges the directions of stacked cells only after the top cell, but Recurrent merges "
-                "them after each layer; only merge_mode=None is supported."
+                "them after each layer; only merge_mode=None is supported"
             )
         options |= {"bidirectional": True, "merge": _MERGES[merge]}
     stack = [cell.program for cell in read[0]]
@@ -206,7 +206,7 @@ def reminders(directions: Sequence[Sequence[Direction]]) -> list[str]:
 def _number(cell: Direction, name: str) -> float:
     rate = cell.arguments.get(name, 0.0) or 0.0
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-        raise KerasError(f"{name} must be a probability from 0 to 1, got {rate!r:.200}.")
+        raise KerasError(f"{name} must be a probability from 0 to 1, got {rate!r:.200}")
     return rate
 
 
@@ -232,7 +232,7 @@ def split_directions(arrays: Sequence[Array], arguments: Mapping[str, Any]) -> t
     for own, name, back in ((arrays[:half], "layer", False), (arrays[half:], "backward_layer", True)):
         settings = arguments.get(name, {"class_name": None, "config": {}})
         if not isinstance(settings, dict) or not isinstance(settings.get("config"), dict):
-            raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {settings!r:.200}.")
+            raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {settings!r:.200}")
         config = {"go_backwards": back} | settings["config"] | shared
         directions.append(Direction(own, config, settings.get("class_name")))
     return directions, arguments.get("merge_mode", "concat")
@@ -282,10 +282,10 @@ def _form(what: str, direction: Direction) -> tuple[KerasLayer, int, int]:
     arrays = direction.arrays
     shapes = [list(array.shape) for array in arrays]
     if len(arrays) not in (2, 3) or [len(shape) for shape in shapes[:2]] != [2, 2] or any(0 in s for s in shapes):
-        raise KerasError(f"{what}: expected a kernel, a recurrent kernel and optionally a bias, got shapes {shapes}.")
+        raise KerasError(f"{what}: expected a kernel, a recurrent kernel and optionally a bias, got shapes {shapes}")
     kinds = {array.dtype.newbyteorder("=") for array in arrays}
     if len(kinds) > 1 or next(iter(kinds)) not in (np.float16, np.float32, np.float64):
-        raise KerasError(f"{what}: its arrays must have the same floating-point dtype, got {sorted(map(str, kinds))}.")
+        raise KerasError(f"{what}: its arrays must have the same floating-point dtype, got {sorted(map(str, kinds))}")
     inputs, hidden = shapes[0][0], shapes[1][0]
     after = direction.arguments.get("reset_after", shapes[2:] != [[3 * hidden]])
     for layer in KERAS_LAYERS:
@@ -296,7 +296,7 @@ def _form(what: str, direction: Direction) -> tuple[KerasLayer, int, int]:
             return layer, inputs, hidden
     meant = direction.kind or ", ".join(KINDS[:-1]) + f" or {KINDS[-1]}"
     option_text = f" with reset_after={after!r}" if "reset_after" in direction.arguments else ""
-    raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{option_text}.")
+    raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{option_text}")
 
 
 def _arguments(what: str, direction: Direction, layer: KerasLayer) -> dict[str, Any]:
@@ -309,14 +309,14 @@ def _arguments(what: str, direction: Direction, layer: KerasLayer) -> dict[str, 
     fixed = {"units": direction.arrays[1].shape[0], "use_bias": len(direction.arrays) == 3}
     for name, value in fixed.items():
         if given.get(name, value) != value:
-            raise KerasError(f"{what}: {name} is {given[name]!r}, but its arrays imply {value!r}.")
+            raise KerasError(f"{what}: {name} is {given[name]!r}, but its arrays imply {value!r}")
     defaults = {"go_backwards": False, "return_sequences": True, "recurrent_dropout": 0.0} | {
         name: _DEFAULTS[name] for name in layer.functions
     }
     arguments = {name: given.get(name, value) for name, value in defaults.items()}
     for name in ("go_backwards", "return_sequences"):
         if not isinstance(arguments[name], bool):
-            raise KerasError(f"{what}: {name} must be True or False, got {arguments[name]!r}.")
+            raise KerasError(f"{what}: {name} must be True or False, got {arguments[name]!r}")
     for name in layer.functions:
         if not isinstance(arguments[name], str) or arguments[name] not in FUNCTIONS:
             raise KerasError(

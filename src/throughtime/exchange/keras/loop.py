@@ -50,7 +50,7 @@ def require_torch_backend(model: Any) -> None:
     if keras is not None and isinstance(model, keras.Layer) and keras.config.backend() != "torch":
         raise UserError(
             f"accelerate needs Keras models on the torch backend, but Keras runs on {keras.config.backend()}: set the "
-            "environment variable KERAS_BACKEND=torch before importing keras."
+            "environment variable KERAS_BACKEND=torch before importing keras"
         )
 
 

@@ -48,7 +48,7 @@ class KerasLayers(dict[str, Recurrent]):
     def __missing__(self, name: str) -> Recurrent:
         if name in self.unread:
             raise KerasError(f"layer {name!r} could not be read: {self.unread[name]}")
-        raise KerasError(f"no recurrent layer named {name!r}{nearest(name, self)}; its layers: {', '.join(self)}.")
+        raise KerasError(f"no recurrent layer named {name!r}{nearest(name, self)}; its layers: {', '.join(self)}")
 
 
 @overload
@@ -95,18 +95,18 @@ def from_keras(source: Any, *, engine: str | None = None, **arguments: Any) -> A
         if kind not in (*KINDS, "RNN", BIDIRECTIONAL):
             raise KerasError(
                 f"expected a Keras layer of class {', '.join(KINDS)}, RNN or {BIDIRECTIONAL}, got {kind}. Pass the "
-                "layer inside a wrapper, or save the model and pass the file."
+                "layer inside a wrapper, or save the model and pass the file"
             )
         source, arguments = source.get_weights(), {**source.get_config(), **arguments}
     if not isinstance(source, Sequence | tuple) or not all(isinstance(array, np.ndarray) for array in source):
         raise KerasError(
             "expected a Keras layer, the arrays of its get_weights(), or a .keras, .h5 or .weights.h5 file, got "
-            f"{type(source).__name__}."
+            f"{type(source).__name__}"
         )
     directions, merge = split_directions(list(source), arguments)
     stacks = [_stacked(direction) for direction in directions]
     if not all(is_one_stack(stack) for stack in stacks):
-        raise KerasError("the layer's stacked cells differ in kind or size: save the model and pass the file.")
+        raise KerasError("the layer's stacked cells differ in kind or size: save the model and pass the file")
     made = layer_of("the layer", stacks, merge, engine)
     for note in reminders(stacks):
         _log.warning("The layer %s: %s.", arguments.get("name", ""), note)
@@ -120,7 +120,7 @@ def _stacked(direction: Direction) -> list[Direction]:
     described = cells_of("RNN", direction.arguments)
     sizes = [2 + bool(arguments.get("use_bias", True)) for _, arguments, _ in described]
     if sum(sizes) != len(direction.arrays):
-        raise KerasError(f"the layer: expected {sum(sizes)} arrays for its cells, got {len(direction.arrays)}.")
+        raise KerasError(f"the layer: expected {sum(sizes)} arrays for its cells, got {len(direction.arrays)}")
     ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return [
         Direction(direction.arrays[end - size : end], arguments, kind)
@@ -140,14 +140,14 @@ def _from_file(path: Path, engine: str | None, arguments: Mapping[str, Any]) -> 
             _read_into(made, name, layer, path, engine, arguments)
         except KerasError as error:
             errors.append(error)
-            made.unread[name] = str(error).removeprefix(f"{name} of {path}: ").rstrip(".")
+            made.unread[name] = str(error).removeprefix(f"{name} of {path}: ")
     if not made:
         if len(made.unread) == len(errors) == 1:
             raise errors[0]
         if made.unread:
             reasons = "".join(f"\n  {name}: {reason}" for name, reason in made.unread.items())
             raise KerasError(f"none of the recurrent layers of {path} can be read:{reasons}")
-        raise KerasError(f"{path} has no {', '.join(KINDS)} or RNN layer, alone or in {BIDIRECTIONAL} or a wrapper.")
+        raise KerasError(f"{path} has no {', '.join(KINDS)} or RNN layer, alone or in {BIDIRECTIONAL} or a wrapper")
     for name, reason in made.unread.items():
         _log.warning("Not read from %s: %s: %s", path.name, name, reason)
     for name, masks in made.masks.items():
@@ -165,7 +165,7 @@ def _read_into(
 ) -> None:
     """Convert a found layer and add it under its name."""
     if len(layer.directions) == 2 and "go_backwards" in arguments:
-        raise KerasError(f"{name} of {path} is bidirectional: remove go_backwards.")
+        raise KerasError(f"{name} of {path} is bidirectional: remove go_backwards")
     given = {argument: value for argument, value in arguments.items() if argument != "merge_mode"}
     merge = arguments.get("merge_mode", layer.merge) if len(layer.directions) == 2 else layer.merge
     below = given | {"return_sequences": True}  # all stacked cells but the top one return all steps
@@ -177,7 +177,7 @@ def _read_into(
     parts = [(name, directions)]
     if not all(is_one_stack(direction) for direction in directions):
         if len(directions) == 2:
-            raise KerasError(f"{what}: bidirectional stacked cells that differ in kind or size are not supported.")
+            raise KerasError(f"{what}: bidirectional stacked cells that differ in kind or size are not supported")
         ends = [cell.arguments.get("name", depth) for depth, cell in enumerate(directions[0])]
         parts = [(f"{name}/{end}", [[cell]]) for end, cell in zip(ends, directions[0], strict=True)]
     ready = {part: layer_of(what, cells, merge, engine) for part, cells in parts}

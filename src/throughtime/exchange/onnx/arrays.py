@@ -30,9 +30,7 @@ def read_array(proto: Any, name: str, folder: Path | None) -> Array:
 
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
     if dtype.kind not in _KINDS or dtype == np.float16:
-        raise UserError(
-            f"array {name!r} has unsupported type {dtype}; expected float32, float64, integers or booleans."
-        )
+        raise UserError(f"array {name!r} has unsupported type {dtype}; expected float32, float64, integers or booleans")
     if proto.data_location == TensorProto.EXTERNAL or proto.external_data:
         return _external(proto, name, dtype, folder)
     if proto.raw_data and len(proto.raw_data) != math.prod(proto.dims) * dtype.itemsize:
@@ -47,7 +45,7 @@ def _external(proto: Any, name: str, dtype: np.dtype[Any], folder: Path | None) 
     if folder is None:
         raise UserError(
             f"array {name!r} is stored in another file, {location!r}, which can't be located from bytes: pass the path "
-            "of the model, with the data file next to it, or onnx.load(path), which reads both."
+            "of the model, with the data file next to it, or onnx.load(path), which reads both"
         )
     offset, size = int(entries.get("offset", 0)), math.prod(shape) * dtype.itemsize
     length = int(entries.get("length", size))
@@ -66,26 +64,26 @@ def _inside(folder: Path, location: str, name: str) -> Path:
     path = (root / location).resolve() if location and "\0" not in location else root
     if path == root or Path(location).is_absolute() or not path.is_relative_to(root):
         raise UserError(
-            f"array {name!r} is stored in {location!r}, outside the model's directory, which is not allowed."
+            f"array {name!r} is stored in {location!r}, outside the model's directory, which is not allowed"
         )
     return path
 
 
 def _part(path: Path, offset: int, size: int, name: str) -> bytes:
     if path.exists() and not path.is_file():  # reading from a pipe could block forever
-        raise UserError(f"array {name!r} is stored in another file, {path}, which is not a regular file.")
+        raise UserError(f"array {name!r} is stored in another file, {path}, which is not a regular file")
     try:
         with path.open("rb") as file:
             available = path.stat().st_size
             if offset + size > available:
                 raise UserError(
                     f"array {name!r} needs {size:,} bytes from {offset:,} on in {path}, which has {available:,}: "
-                    "it belongs to another model or is truncated."
+                    "it belongs to another model or is truncated"
                 )
             file.seek(offset)
             return file.read(size)
     except OSError as error:
         raise UserError(
             f"array {name!r} is stored in another file, {path}, which can't be read: {error.strerror}. Keep it next to "
-            "the model, under its original name."
+            "the model, under its original name"
         ) from None

@@ -123,13 +123,13 @@ def read_onnx(source: Any) -> OnnxFile:
         return _decoded(lambda: ModelProto.FromString(source), "the model", None)
     if not isinstance(source, str | os.PathLike):
         raise OnnxError(
-            f"expected the path of an ONNX file, its bytes or an onnx.ModelProto, got {type(source).__name__}."
+            f"expected the path of an ONNX file, its bytes or an onnx.ModelProto, got {type(source).__name__}"
         )
     path = Path(source)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise OnnxError(f"{source} can't be read: {error.strerror}.") from None
+        raise OnnxError(f"{source} can't be read: {error.strerror}") from None
     return _decoded(lambda: ModelProto.FromString(content), str(source), path.parent)
 
 
@@ -140,7 +140,7 @@ def _decoded(proto: Callable[[], Any], what: str, folder: Path | None) -> OnnxFi
         return _model(proto(), what, folder)
     except (DecodeError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         # Strings are decoded and arrays are built lazily, so any of these errors can be raised here.
-        raise OnnxError(f"{what} is damaged or is not an ONNX file: {error}.") from None
+        raise OnnxError(f"{what} is damaged or is not an ONNX file: {error}") from None
 
 
 def _model(proto: Any, what: str, folder: Path | None) -> OnnxFile:
@@ -148,16 +148,16 @@ def _model(proto: Any, what: str, folder: Path | None) -> OnnxFile:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx"))
     if opset is None or not graph.node:
-        raise OnnxError(f"{what} is damaged or is not an ONNX file: it has no graph or no version.")
+        raise OnnxError(f"{what} is damaged or is not an ONNX file: it has no graph or no version")
     if opset < _FIRST_OPSET:
         raise OnnxError(
             f"{what} uses version {opset} of ONNX's operators; {_FIRST_OPSET} or newer is required: convert it with "
-            "onnx.version_converter."
+            "onnx.version_converter"
         )
     if proto.functions:
         raise OnnxError(
             f"{what} defines its own functions ({', '.join(_text(f.name) for f in proto.functions)}), which are not "
-            "supported: expand them with onnx.inliner.inline_local_functions."
+            "supported: expand them with onnx.inliner.inline_local_functions"
         )
     block = _block(graph, what, opset, folder)
     taken = [value for value in graph.input if value.name not in block.constants]
@@ -178,7 +178,7 @@ def _shape(value: Any) -> tuple[int | None, ...]:
 
 def _block(graph: Any, what: str, opset: int, folder: Path | None) -> Block:
     if graph.sparse_initializer:
-        raise OnnxError(f"{what} has sparse arrays, which are not supported.")
+        raise OnnxError(f"{what} has sparse arrays, which are not supported")
     constants = {_text(tensor.name): read_array(tensor, tensor.name, folder) for tensor in graph.initializer}
     nodes = tuple(_node(node, number, what, opset, folder) for number, node in enumerate(graph.node))
     return Block(tuple(_text(value.name) for value in graph.output), nodes, constants)
@@ -189,9 +189,9 @@ def _node(proto: Any, number: int, what: str, opset: int, folder: Path | None) -
     inputs, outputs = tuple(map(_text, proto.input)), tuple(map(_text, proto.output))
     if proto.domain not in ("", "ai.onnx"):
         why = f": {refusal(operator)}" if refusal(operator) else ""
-        raise OnnxError(f"operator {operator} is from {proto.domain!r}; only ONNX's own are supported{why}.")
+        raise OnnxError(f"operator {operator} is from {proto.domain!r}; only ONNX's own are supported{why}")
     if refusal(operator):  # before reading its graphs
-        raise Node(operator, inputs, outputs, {}, name, number, opset).error(f"unsupported: {refusal(operator)}.")
+        raise Node(operator, inputs, outputs, {}, name, number, opset).error(f"unsupported: {refusal(operator)}")
     attributes, branches = {}, []
     for a in proto.attribute:
         if operator == "If" and a.name in _BRANCHES:
@@ -209,7 +209,7 @@ def _node(proto: Any, number: int, what: str, opset: int, folder: Path | None) -
         tuple(dict(branches)[b] for b in _BRANCHES if b in dict(branches)),
     )
     if operator == "If" and len(found.branches) != 2:
-        raise found.error("then_branch or else_branch is missing.")
+        raise found.error("then_branch or else_branch is missing")
     return found
 
 
@@ -238,4 +238,4 @@ def _attribute(proto: Any, operator: str, folder: Path | None) -> Any:
             return tuple(text.decode() for text in proto.strings)
         case AttributeProto.TENSOR:
             return read_array(proto.t, f"{operator}'s {proto.name}", folder)
-    raise OnnxError(f"{operator}: attribute {proto.name!r} has an unsupported type.")
+    raise OnnxError(f"{operator}: attribute {proto.name!r} has an unsupported type")

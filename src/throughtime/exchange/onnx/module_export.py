@@ -32,23 +32,23 @@ def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], optio
     if isinstance(module, nn.RNNBase) and not isinstance(module, Hookable):
         raise UserError(
             f"expected a layer of throughtime, got torch's {type(module).__name__}: export "
-            "throughtime.from_torch(module), or call throughtime.accelerate(module) before parametrizing it."
+            "throughtime.from_torch(module), or call throughtime.accelerate(module) before parametrizing it"
         )
     if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
             "expected a Recurrent, RNN, LSTM, GRU or SequenceModel of throughtime, or a module that contains one, got "
-            f"a {type(module).__module__}.{type(module).__name__}. Export other modules with torch.onnx.export."
+            f"a {type(module).__module__}.{type(module).__name__}. Export other modules with torch.onnx.export"
         )
     layers = [name for name, inner in module.named_modules() if isinstance(inner, Hookable)]
     if example is None:
         raise UserError(
             f"a {type(module).__name__} that contains layers ({', '.join(layers)}) is exported by running it: pass "
             "example=x, or a tuple of its inputs. A single layer needs no example: "
-            f"to_onnx(model.get_submodule({layers[0]!r}))."
+            f"to_onnx(model.get_submodule({layers[0]!r}))"
         )
     given = tuple(example) if isinstance(example, tuple | list) else (example,)
     if not all(isinstance(value, Tensor) for value in given):
-        raise UserError(f"example must be a tensor or a tuple of tensors, got {type(example).__name__}.")
+        raise UserError(f"example must be a tensor or a tuple of tensors, got {type(example).__name__}")
     return _proto(to_torch(module).eval(), given, metadata, options)
 
 

@@ -47,18 +47,18 @@ def _with_weights(file: OnnxFile, weights: Mapping[str, Any]) -> OnnxFile:
     """Replace stored arrays of a file."""
     known, arrays = [*file.inputs, *file.graph.constants], dict(file.graph.constants)
     if not isinstance(weights, Mapping):
-        raise UserError(f"weights must be a dictionary from names to arrays, got {type(weights).__name__}.")
+        raise UserError(f"weights must be a dictionary from names to arrays, got {type(weights).__name__}")
     for name, value in weights.items():
         if name not in known:
-            raise UserError(f"the model has no input or stored array {name!r}{nearest(str(name), known)}.")
+            raise UserError(f"the model has no input or stored array {name!r}{nearest(str(name), known)}")
         array: Array = np.array(value.detach().cpu() if isinstance(value, Tensor) else value)
         if array.dtype.kind not in "fiub":
-            raise UserError(f"weights[{name!r}] must be an array of numbers, got {array.dtype}.")
+            raise UserError(f"weights[{name!r}] must be an array of numbers, got {array.dtype}")
         wanted = arrays[name].shape if name in arrays else file.shapes.get(name)
         sizes = None if wanted is None else [n if d is None else d for n, d in zip(array.shape, wanted, strict=False)]
         if wanted is not None and (len(wanted) != array.ndim or sizes != list(array.shape)):
             shown = ["?" if d is None else d for d in wanted]
-            raise UserError(f"weights[{name!r}] must have shape {shown}, got {list(array.shape)}.")
+            raise UserError(f"weights[{name!r}] must have shape {shown}, got {list(array.shape)}")
         # Use the declared dtype: arrays computed with NumPy are float64 by default.
         double = file.types.get(name) == _FLOAT64 if name not in arrays else arrays[name].dtype == np.float64
         arrays[name] = array.astype(np.float64 if double else np.float32) if array.dtype.kind == "f" else array
@@ -88,7 +88,7 @@ class OnnxModel(nn.Module):
             raise OnnxError(
                 f"the model has no {', '.join(OPERATORS)} operator, so there is nothing for throughtime to run. "
                 "If its recurrence is unrolled into other operators, as torch.onnx.export(dynamo=True) does with "
-                "nn.RNN, export it with dynamo=False, or convert the layer itself: throughtime.from_torch(layer)."
+                "nn.RNN, export it with dynamo=False, or convert the layer itself: throughtime.from_torch(layer)"
             )
         self.layers = nn.ModuleDict(found.layers)
         self.weights = nn.ParameterDict()
@@ -143,12 +143,12 @@ class OnnxModel(nn.Module):
         arguments = dict(zip(self.inputs, given, strict=False)) | dict(by_name)
         for name in by_name:
             if name not in self.inputs:
-                raise UserError(f"the model has no input {name!r}{nearest(name, self.inputs)}.")
+                raise UserError(f"the model has no input {name!r}{nearest(name, self.inputs)}")
         if len(given) > len(self.inputs) or len(arguments) < max(len(self.inputs), len(given) + len(by_name)):
             lacking = [name for name in self._weight_inputs if name not in arguments]
             hint = (
                 f" Inputs that are weights ({', '.join(sorted(lacking))}) can be set once: "
-                f"from_onnx(..., weights={{{', '.join(f'{name!r}: array' for name in sorted(lacking))}}})."
+                f"from_onnx(..., weights={{{', '.join(f'{name!r}: array' for name in sorted(lacking))}}})"
                 if lacking
                 else ""
             )

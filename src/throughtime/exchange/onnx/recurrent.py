@@ -88,7 +88,7 @@ class OnnxRecurrent(nn.Module):
         for state in given:
             if state.shape != (directions, x.shape[1], width):
                 raise self.node.error(
-                    f"an initial state must have shape {[directions, x.shape[1], width]}, got {list(state.shape)}."
+                    f"an initial state must have shape {[directions, x.shape[1], width]}, got {list(state.shape)}"
                 )
         outputs, ended = [], []
         for k, layer in enumerate(run):
@@ -198,12 +198,12 @@ def _form(node: Node, peepholes: bool) -> OnnxLayer:
     own = {name for layer in forms for name in layer.attributes}
     for name in node.attributes:
         if name not in own | _USUAL:
-            raise node.error(f"unknown attribute {name!r}{nearest(name, own | _USUAL)}.")
+            raise node.error(f"unknown attribute {name!r}{nearest(name, own | _USUAL)}")
     given = {name: int(bool(_whole(node, name))) for name in own}
     for layer in forms:
         if layer.has_peepholes == peepholes and all(given[n] == value for n, value in layer.attributes.items()):
             return layer
-    raise node.error("expected at most 7 inputs for an operator without peepholes, got 8.")
+    raise node.error("expected at most 7 inputs for an operator without peepholes, got 8")
 
 
 def _reverse(node: Node) -> tuple[bool, ...]:
@@ -216,10 +216,10 @@ def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Ac
     names = node.attributes.get("activations", layer.default_names * directions)
     count = len(layer.default_names)
     if not _texts(names) or len(names) != count * directions:
-        raise node.error(f"expected {count * directions} activations, got {names!r}.")
+        raise node.error(f"expected {count * directions} activations, got {names!r}")
     for name in names:
         if name not in KINDS:
-            raise node.error(f"unknown activation {name!r}{nearest(name, KINDS)}; supported: {', '.join(KINDS)}.")
+            raise node.error(f"unknown activation {name!r}{nearest(name, KINDS)}; supported: {', '.join(KINDS)}")
     left = [list(_numbers(node, f"activation_{which}")) for which in ("alpha", "beta")]
     found = []
     for name in names:
@@ -227,12 +227,12 @@ def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Ac
         for given, default, which in zip(left, KINDS[name].constants, ("alpha", "beta"), strict=False):
             constant = given.pop(0) if given else default
             if constant is None:
-                raise node.error(f"activation {name} needs an activation_{which}.")
+                raise node.error(f"activation {name} needs an activation_{which}")
             constants.append(constant)
         found.append(Activation(name, tuple(constants)))
     for given, which in zip(left, ("alpha", "beta"), strict=True):
         if given:
-            raise node.error(f"activation_{which} has more values than the activations take; {len(given)} are unused.")
+            raise node.error(f"activation_{which} has more values than the activations take; {len(given)} are unused")
     return [tuple(found[k * count : (k + 1) * count]) for k in range(directions)]
 
 
@@ -241,7 +241,7 @@ def _clip(node: Node) -> float | None:
         return None
     clip = node.attributes["clip"]
     if not isinstance(clip, float) or not clip > 0:
-        raise node.error(f"clip must be greater than 0, got {clip!r}.")
+        raise node.error(f"clip must be greater than 0, got {clip!r}")
     return None if math.isinf(clip) else clip
 
 
@@ -250,7 +250,7 @@ def _sizes(node: Node, layer: OnnxLayer, stored: Mapping[str, Tensor], direction
     for name in ("W", "R"):
         if name not in stored or stored[name].dim() != 3 or 0 in stored[name].shape:
             given = list(stored[name].shape) if name in stored else "none"
-            raise node.error(f"{name} must have 3 nonempty dimensions, got shape {given}.")
+            raise node.error(f"{name} must have 3 nonempty dimensions, got shape {given}")
     hidden, inputs = stored["R"].shape[2], stored["W"].shape[2]
     rows = len(layer.layout.gates) * hidden
     wanted = {
@@ -261,32 +261,32 @@ def _sizes(node: Node, layer: OnnxLayer, stored: Mapping[str, Tensor], direction
     }
     for name, tensor in stored.items():
         if list(tensor.shape) != wanted[name]:
-            raise node.error(f"{name} must have shape {wanted[name]}, got {list(tensor.shape)}.")
+            raise node.error(f"{name} must have shape {wanted[name]}, got {list(tensor.shape)}")
         if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != stored["W"].dtype:
-            raise node.error(f"parameters must all be float32 or all float64, got {tensor.dtype} for {name}.")
+            raise node.error(f"parameters must all be float32 or all float64, got {tensor.dtype} for {name}")
     if node.attributes.get("hidden_size", hidden) != hidden:
-        raise node.error(f"hidden_size is {node.attributes['hidden_size']!r}, but R has {hidden}.")
+        raise node.error(f"hidden_size is {node.attributes['hidden_size']!r}, but R has {hidden}")
     return hidden, inputs
 
 
 def _choice(node: Node, name: str, choices: Sequence[Any], default: Any) -> Any:
     given = node.attributes.get(name, default)
     if given not in choices:
-        raise node.error(f"{name} must be one of {', '.join(map(str, choices))}, got {given!r}.")
+        raise node.error(f"{name} must be one of {', '.join(map(str, choices))}, got {given!r}")
     return given
 
 
 def _whole(node: Node, name: str) -> int:
     given = node.attributes.get(name, 0)
     if not isinstance(given, int):
-        raise node.error(f"{name} must be an integer, got {given!r}.")
+        raise node.error(f"{name} must be an integer, got {given!r}")
     return given
 
 
 def _numbers(node: Node, name: str) -> tuple[float, ...]:
     given = node.attributes.get(name, ())
     if not isinstance(given, tuple) or not all(isinstance(n, int | float) and math.isfinite(n) for n in given):
-        raise node.error(f"{name} must be finite numbers, got {given!r}.")
+        raise node.error(f"{name} must be finite numbers, got {given!r}")
     return tuple(map(float, given))
 
 

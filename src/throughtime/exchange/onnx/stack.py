@@ -36,7 +36,7 @@ class Stack(NamedTuple):
         given = self.layers[0][0][1][0].dtype
         if given not in (torch.float32, torch.float64):
             raise UserError(
-                f"the dtype must be float32 or float64, got {given}: convert the module with module.float()."
+                f"the dtype must be float32 or float64, got {given}: convert the module with module.float()"
             )
         return np.float32 if given == torch.float32 else np.float64
 

@@ -40,7 +40,7 @@ class Step:
         if self.branches:
             condition = values[self.takes[0]]
             if condition.numel() != 1:
-                raise self.node.error(f"its condition must be a single boolean, got shape {list(condition.shape)}.")
+                raise self.node.error(f"its condition must be a single boolean, got shape {list(condition.shape)}")
             steps, outputs = self.branches[0 if bool(condition) else 1]
             for step in steps:
                 step.run(values)
@@ -134,7 +134,7 @@ class Steps:
                 steps.append(step)
         for name in block.outputs:
             if name not in scope or not name:
-                raise OnnxError(f"the model's output {name!r} is not computed by any node.")
+                raise OnnxError(f"the model's output {name!r} is not computed by any node")
         return steps, tuple(scope[name] for name in block.outputs)
 
     def _step(self, node: Node, scope: Mapping[str, str]) -> Step | None:
@@ -161,13 +161,13 @@ class Steps:
         except OnnxError as error:
             raise node.error(f"in its {('then', 'else')[which]}_branch: {error}") from None
         if len(outputs) < len(node.outputs):
-            raise node.error(f"a branch must have {len(node.outputs)} results, got {len(outputs)}.")
+            raise node.error(f"a branch must have {len(node.outputs)} results, got {len(outputs)}")
         return steps, outputs
 
     def _inlined(self, node: Node, condition: str, scope: dict[str, str]) -> list[Step]:
         """Convert the branch that is always taken; its results get the node's names in the scope."""
         if self.constants[condition].numel() != 1:
-            raise node.error("its condition must be a single boolean.")
+            raise node.error("its condition must be a single boolean")
         steps, outputs = self._branch(node, 0 if bool(self.constants[condition]) else 1, scope)
         scope.update({name: found for name, found in zip(node.outputs, outputs, strict=False) if name})
         return steps
@@ -202,16 +202,16 @@ class Steps:
         possible = [*MEANINGS, *OPERATORS, _IF]
         if node.operator not in possible:
             raise node.error(
-                f"unsupported operator{nearest(node.operator, possible)}; supported: {', '.join(sorted(possible))}."
+                f"unsupported operator{nearest(node.operator, possible)}; supported: {', '.join(sorted(possible))}"
             )
         if node.operator == _IF and not node.input(0):
-            raise node.error("its condition is missing.")
+            raise node.error("its condition is missing")
         for name in node.inputs:
             if name and name not in scope:
-                raise node.error(f"its input {name!r} is not computed by any earlier node.")
+                raise node.error(f"its input {name!r} is not computed by any earlier node")
         for name in node.outputs:
             if name in own:
-                raise node.error(f"its output {name!r} already exists.")
+                raise node.error(f"its output {name!r} already exists")
 
     def _unique(self, name: str) -> str:
         number, found = 1, name

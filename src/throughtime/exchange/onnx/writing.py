@@ -72,14 +72,14 @@ def to_onnx(
         if example is not None or export:
             raise UserError(
                 f"a {type(module).__name__} is exported without an example, with dynamic T and B; got "
-                f"{', '.join([*(['example'] if example is not None else []), *export])}."
+                f"{', '.join([*(['example'] if example is not None else []), *export])}"
             )
         refresh_weights(module)
         model = _own(module, metadata or {})
     else:
         model = exported(module, example, metadata or {}, export)
     if model.ByteSize() > _MAX_BYTES:
-        raise UserError(f"the model has {model.ByteSize():,} bytes, but an ONNX file can hold at most {_MAX_BYTES:,}.")
+        raise UserError(f"the model has {model.ByteSize():,} bytes, but an ONNX file can hold at most {_MAX_BYTES:,}")
     if path is not None:
         write(path, model.SerializeToString())
     return model
@@ -180,12 +180,12 @@ def _parts(graph: Graph, x: str, widths: Sequence[int]) -> list[str]:
 
 def _stack_of(module: _Layers) -> Stack:
     if module.hooks:
-        raise UserError("the module is being recorded or edited: export it afterwards.")
+        raise UserError("the module is being recorded or edited: export it afterwards")
     if isinstance(module, Recurrent):
         options = module.options
     else:
         options = Options(batch_first=module.batch_first, bidirectional=module.bidirectional)
     if options.returns == "states":
-        raise UserError("layers with returns='states' can't be exported; use returns='steps'.")
+        raise UserError("layers with returns='states' can't be exported; use returns='steps'")
     with torch.no_grad():
         return Stack(module.layers(), options)

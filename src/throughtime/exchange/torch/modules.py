@@ -73,7 +73,7 @@ def from_torch(
         source = effective_weights(source, [name for names in source._all_weights for name in names])
     if not isinstance(source, Mapping) or not all(isinstance(t, Tensor) for t in source.values()):
         raise UserError(
-            f"expected a torch.nn.RNN, LSTM or GRU or its state_dict, got {type(source).__name__}{_layers_in(source)}."
+            f"expected a torch.nn.RNN, LSTM or GRU or its state_dict, got {type(source).__name__}{_layers_in(source)}"
         )
     weights = {name.removeprefix(prefix): t for name, t in source.items() if name.startswith(prefix)}
     sizes = _sizes(weights, source, prefix)
@@ -81,7 +81,7 @@ def from_torch(
     _require_shapes(weights, layer, sizes)
     both = sizes.directions == 2
     if options.setdefault("bidirectional", both) is not both:
-        raise UserError(f"bidirectional must be {both} for these weights, got {options['bidirectional']!r}.")
+        raise UserError(f"bidirectional must be {both} for these weights, got {options['bidirectional']!r}")
     programs, width = [], sizes.input
     for _ in range(sizes.layers):
         programs.append(layer.program(width, sizes.hidden, sizes.projection, bias=sizes.bias))
@@ -116,7 +116,7 @@ def to_torch(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
             "expected a Recurrent, a drop-in or a module that contains one, got a "
-            f"{type(module).__name__} without a throughtime layer."
+            f"{type(module).__name__} without a throughtime layer"
         )
     return _copied(module)
 
@@ -148,10 +148,10 @@ def _copied(module: nn.Module) -> nn.Module:
         if isinstance(inner, Hookable) and not plain:
             raise UserError(
                 f"layer {name!r} is a {type(inner).__name__}, which torch has no class for: convert it to one of "
-                f"{', '.join(DROP_INS)} or a Recurrent first."
+                f"{', '.join(DROP_INS)} or a Recurrent first"
             )
         if isinstance(inner, SequenceModel):
-            raise UserError("torch has no SequenceModel: convert its layers, model.recurrent.")
+            raise UserError("torch has no SequenceModel: convert its layers, model.recurrent")
     converted: dict[int, Any] = {}  # replacements by id: torch can't copy a pruned module
     for name, inner in module.named_modules():
         if isinstance(inner, Recurrent):
@@ -182,14 +182,14 @@ def _layers_in(source: Any) -> str:
 def _torchs(module: Recurrent) -> nn.Module:
     for name, value in module.options.data.items():
         if name not in _SHARED:
-            raise UserError(f"torch's layers have no option {name}, but this one has {name}={value!r}.")
+            raise UserError(f"torch's layers have no option {name}, but this one has {name}={value!r}")
     layers = [torch_layer_of(program) for program in module.programs]
     layer, program = layers[0], module.programs[0]
     if layer is None or any(other is not layer for other in layers):
         known = ", ".join(dict.fromkeys(row.cell.name for row in TORCH_LAYERS.values()))
         raise UserError(
             f"torch has no layer for the cell {program.name!r} as configured: it supports {known}, without clip, heads "
-            "or other activations."
+            "or other activations"
         )
     hidden, out = program.states[-1].width, program.states[0].width
     bias = any(len(p.shape) == 1 for p in program.parameters)
@@ -225,17 +225,17 @@ def _sizes(weights: Mapping[str, Tensor], source: Mapping[str, Tensor], prefix: 
         if parametrized_names:
             raise UserError(
                 "the weights are normalized, pruned or otherwise parametrized "
-                f"(they include {parametrized_names[0]!r}): pass the layer itself instead of its state_dict."
+                f"(they include {parametrized_names[0]!r}): pass the layer itself instead of its state_dict"
             )
         found = [n.removesuffix("weight_ih_l0") for n in source if n.endswith("weight_ih_l0")]
         hint = f"; found tensors with the prefix {', '.join(map(repr, found))}: pass it as prefix" if found else ""
         raise UserError(
-            f"expected the tensors {prefix}weight_ih_l0 and {prefix}weight_hh_l0 of a torch layer, found none{hint}."
+            f"expected the tensors {prefix}weight_ih_l0 and {prefix}weight_hh_l0 of a torch layer, found none{hint}"
         )
     ih, hh = (t for t in first if t is not None)
     hr = weights.get("weight_hr_l0")
     if ih.dim() != 2 or hh.dim() != 2 or (hr is not None and hr.dim() != 2):
-        raise UserError("the matrices weight_ih_l0 and weight_hh_l0 must have 2 dimensions.")
+        raise UserError("the matrices weight_ih_l0 and weight_hh_l0 must have 2 dimensions")
     projection = hr.shape[0] if hr is not None else 0
     hidden = hr.shape[1] if hr is not None else hh.shape[1]
     numbers = [int(m[1]) for name in weights if (m := re.fullmatch(r"weight_ih_l(\d+)", name))]
@@ -255,7 +255,7 @@ def _layer(weights: Mapping[str, Tensor], sizes: _Sizes, nonlinearity: str) -> T
             return layer
     raise UserError(
         f"weight_hh_l0 {list(weights['weight_hh_l0'].shape)} does not fit a torch layer: expected 1, 3 or 4 blocks of "
-        f"{sizes.hidden} rows."
+        f"{sizes.hidden} rows"
     )
 
 
@@ -266,11 +266,11 @@ def _require_shapes(weights: Mapping[str, Tensor], layer: TorchLayer, sizes: _Si
         if name not in wanted:
             raise UserError(f"unexpected tensor {name!r} for this torch layer{nearest(name, wanted)}")
         if given != list(wanted[name]):
-            raise UserError(f"{name} must have shape {list(wanted[name])}, got {given or 'no tensor'}.")
+            raise UserError(f"{name} must have shape {list(wanted[name])}, got {given or 'no tensor'}")
     kinds = {weights[name].dtype for name in wanted}
     if len(kinds) > 1 or not next(iter(kinds)).is_floating_point:
         raise UserError(
-            f"all tensors must have the same floating-point dtype, got {', '.join(sorted(map(str, kinds)))}."
+            f"all tensors must have the same floating-point dtype, got {', '.join(sorted(map(str, kinds)))}"
         )
 
 

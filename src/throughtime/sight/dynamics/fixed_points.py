@@ -104,7 +104,7 @@ def fixed_points(
     if not speed >= 0 or not min_distance >= 0 or not isinstance(iterations, int) or iterations < 1:
         raise UserError(
             f"speed and min_distance must be >= 0 and iterations a positive integer, got {speed!r}, {min_distance!r} "
-            f"and {iterations!r}."
+            f"and {iterations!r}"
         )
     points = _search(step, step.flat(states), iterations)
     q = _speed(step(points) - points)
@@ -171,7 +171,7 @@ class _Step:
             lacking = [name for name in wanted if hasattr(states, "keys") and name not in states]
             if lacking:
                 raise UserError(
-                    f"states must contain {', '.join(wanted)} from the same run; {', '.join(lacking)} is missing."
+                    f"states must contain {', '.join(wanted)} from the same run; {', '.join(lacking)} is missing"
                 )
             named = {name: torch.as_tensor(states[name]) for name in wanted}
         else:
@@ -180,7 +180,7 @@ class _Step:
                 shapes = [list(getattr(s, "shape", [])) for s in given]
                 raise UserError(
                     f"states must be recorded values of {', '.join(wanted)}, or states as the module returns them, "
-                    f"{self.each} of shape [{self.depth}, N, width]; got {shapes}."
+                    f"{self.each} of shape [{self.depth}, N, width]; got {shapes}"
                 )
             order = [(depth, k) for depth in range(self.depth) for k in range(self.each)]
             named = {name: given[k][depth] for name, (depth, k) in zip(wanted, order, strict=True)}
@@ -189,7 +189,7 @@ class _Step:
             len({len(v) for v in flat.values()}) > 1
         ):
             shown = {name: list(value.shape) for name, value in named.items()}
-            raise UserError(f"states must have widths {wanted} and the same, nonzero count; got {shown}.")
+            raise UserError(f"states must have widths {wanted} and the same, nonzero count; got {shown}")
         return torch.cat(list(flat.values()), -1)
 
 
@@ -199,13 +199,13 @@ def _constant(model: nn.Module, x: Any, width: int) -> Tensor:
     language = language_model(model)
     if language is not None:
         if not isinstance(x, int) or not 0 <= x < language.vocabulary_size:
-            raise UserError(f"x must be a token id from 0 to {language.vocabulary_size - 1}, got {x!r}.")
+            raise UserError(f"x must be a token id from 0 to {language.vocabulary_size - 1}, got {x!r}")
         vector: Tensor = language.encoder.weight[x].detach()
     else:
         vector = torch.as_tensor(x).detach()
     if vector.shape != (width,):
         raise UserError(
-            f"x must be a vector of shape [{width}], the layers' input at every step; got {list(vector.shape)}."
+            f"x must be a vector of shape [{width}], the layers' input at every step; got {list(vector.shape)}"
         )
     return vector.cpu().double()
 

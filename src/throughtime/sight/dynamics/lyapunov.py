@@ -105,20 +105,20 @@ def lyapunov(
     residuals = one_way_residuals(model, x, state, step_jacobian, "Lyapunov exponents require")
     for name, value, least in (("interval", interval, 1), ("skip", skip, 0)):
         if not isinstance(value, int) or value < least:
-            raise UserError(f"{name} must be an integer >= {least}, got {value!r}.")
+            raise UserError(f"{name} must be an integer >= {least}, got {value!r}")
     counted = residuals.steps - 2 * skip
     if counted < 1:
         raise UserError(
             f"skipping {skip} steps at the beginning and at the end of {residuals.steps} leaves none to measure: pass "
-            "a longer input or a smaller skip."
+            "a longer input or a smaller skip"
         )
     if bool((residuals.lengths < residuals.steps).any()):
-        raise UserError(f"all sequences must have the same length, got lengths {residuals.lengths.tolist()}.")
+        raise UserError(f"all sequences must have the same length, got lengths {residuals.lengths.tolist()}")
     found, spread = {}, {}
     for (layer,) in residuals.layers:
         width = sum(s.width for s in layer.forward.states)
         if count is not None and (not isinstance(count, int) or count < 1):
-            raise UserError(f"count must be a positive integer, got {count!r}.")
+            raise UserError(f"count must be a positive integer, got {count!r}")
         per_row = _of_layer(
             layer.double(), len(residuals.lengths), residuals.steps, min(count or width, width), interval, skip
         )

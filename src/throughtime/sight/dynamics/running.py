@@ -42,5 +42,5 @@ def require_one_way(recurrent: RecurrentLayers, what: str) -> RecurrentLayers:
         UserError: if the layers are bidirectional.
     """
     if len(recurrent.layers()[0]) > 1:
-        raise UserError(f"{what} unidirectional layers; these are bidirectional.")
+        raise UserError(f"{what} unidirectional layers; these are bidirectional")
     return recurrent

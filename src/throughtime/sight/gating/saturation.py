@@ -49,7 +49,7 @@ def saturation(values: Any, below: float = LOW, above: float = HIGH) -> Saturati
     """
     gate = _gate(values)
     if not 0 <= below < above <= 1:
-        raise UserError(f"bounds must satisfy 0 <= below < above <= 1, got {below!r} and {above!r}.")
+        raise UserError(f"bounds must satisfy 0 <= below < above <= 1, got {below!r} and {above!r}")
     return Saturation((gate < below).mean((0, 1)), (gate > above).mean((0, 1)), below, above)
 
 
@@ -94,7 +94,7 @@ def timescale(values: Any, keeps: str = "gate") -> Timescale:
     """
     gate = _gate(values).astype(np.float64)
     if keeps not in ("gate", "complement"):
-        raise UserError(f"keeps must be 'gate' or 'complement', got {keeps!r}.")
+        raise UserError(f"keeps must be 'gate' or 'complement', got {keeps!r}")
     kept = gate if keeps == "gate" else 1 - gate
     mean = kept.mean((0, 1))
     with np.errstate(divide="ignore"):
@@ -106,6 +106,6 @@ def _gate(values: Any) -> Array:
     if gate.min() < 0 or gate.max() > 1:
         raise UserError(
             f"gate values must be from 0 to 1, got {gate.min():.3g} to {gate.max():.3g}: record the gate's own name "
-            "(`forget`), not its pre-activation (`forget.pre`) or a state."
+            "(`forget`), not its pre-activation (`forget.pre`) or a state"
         )
     return gate

@@ -60,9 +60,9 @@ class GradientWatch(Callback):
     ) -> None:
         for name, value in (("every", every), ("window", window), ("rows", rows), ("short", short)):
             if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} must be a positive integer, got {value!r}.")
+                raise UserError(f"{name} must be a positive integer, got {value!r}")
         if not large > 1:
-            raise UserError(f"large must be greater than 1, got {large!r}.")
+            raise UserError(f"large must be greater than 1, got {large!r}")
         self.every, self.window, self.rows, self.short, self.large = every, window, rows, short, large
         self.flow: Flow | None = None
         self.advice: list[Advice] = []

@@ -77,15 +77,15 @@ def capture_runs(
         total = _total(model, x, targets, state, loss, cuts)
     for prefix, cut in cuts.items():
         if cut.calls != 1:
-            raise UserError(f"the recurrent module {prefix.rstrip('.')} must run once, but ran {cut.calls} times.")
+            raise UserError(f"the recurrent module {prefix.rstrip('.')} must run once, but ran {cut.calls} times")
     if total.dim() != 0:
-        raise UserError(f"the loss must be a scalar, summed over steps and sequences; got shape {list(total.shape)}.")
+        raise UserError(f"the loss must be a scalar, summed over steps and sequences; got shape {list(total.shape)}")
     if not total.requires_grad:
-        raise UserError("the loss must depend on the recurrent layers' outputs, but no gradient reaches them.")
+        raise UserError("the loss must depend on the recurrent layers' outputs, but no gradient reaches them")
     leaves = [leaf for cut in cuts.values() for leaf in cut.leaves]
     found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
     if not all(bool(g.isfinite().all()) for g in found):
-        raise UserError("the gradient of the loss is not finite; the network has diverged.")
+        raise UserError("the gradient of the loss is not finite; the network has diverged")
     each = iter(found)
     return {prefix: at_top(residuals[prefix], cut, [next(each) for _ in cut.leaves]) for prefix, cut in cuts.items()}
 
@@ -97,7 +97,7 @@ def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Ca
         UserError: if the module returns states, which have no per-step output.
     """
     if residuals.options.returns == "states":
-        raise UserError("a module with returns='states' has no per-step output for a loss to depend on.")
+        raise UserError("a module with returns='states' has no per-step output for a loss to depend on")
     gradients = [_inside(g, given, residuals, call.batch_first) for g, given in zip(gradients, call.given, strict=True)]
     directions = residuals.layers[-1]
     with torch.enable_grad():
@@ -170,7 +170,7 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
     sequence = sequence_model(model)
     if sequence is None:
         if targets is not None:
-            raise UserError("targets require a sequence model; for other models pass loss as a function.")
+            raise UserError("targets require a sequence model; for other models pass loss as a function")
         given = model(x) if state is None else model(x, state)
         return _squares(cuts) if loss is None else loss(given)
     if language_model(model) is None:
@@ -185,7 +185,7 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
         following = token_ids_of(targets, language.vocabulary_size)
         if following.shape != ids.shape:
             raise UserError(
-                f"targets must have the same shape as the token ids, {list(ids.shape)}; got {list(following.shape)}."
+                f"targets must have the same shape as the token ids, {list(ids.shape)}; got {list(following.shape)}"
             )
     total: Tensor = language.loss(ids, following, state)[0]
     return total

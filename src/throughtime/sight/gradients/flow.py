@@ -64,7 +64,7 @@ class Flow:
         """
         if name not in self.norms:
             known = ", ".join(self.norms)
-            raise UserError(f"no gradient named {name!r}{nearest(name, self.norms)}; available: {known}.")
+            raise UserError(f"no gradient named {name!r}{nearest(name, self.norms)}; available: {known}")
         return horizon(self.by_lag[name], fraction)
 
     @property
@@ -174,7 +174,7 @@ class Connectivity:
         """
         found = np.flatnonzero(self.steps == step)
         if not len(found):
-            raise UserError(f"step {step} was not computed; the steps range from {self.steps[0]} to {self.steps[-1]}.")
+            raise UserError(f"step {step} was not computed; the steps range from {self.steps[0]} to {self.steps[-1]}")
         reached = self.norms[found[0]][: step + 1][::-1]
         return np.concatenate([np.zeros(step + 1 - len(reached), reached.dtype), reached])
 
@@ -220,16 +220,16 @@ def connectivity(
     """
     module = opened(model)
     if isinstance(of, str) and of not in ("next", _BEST):
-        raise UserError(f"of must be 'next', 'best' or a function, got {of!r}.")
+        raise UserError(f"of must be 'next', 'best' or a function, got {of!r}")
     if of == _BEST and not isinstance(getattr(sequence_model(module), "head", None), CategoricalHead):
         raise UserError(
-            "of='best' requires a model that scores tokens or labels; pass a function of this model's output."
+            "of='best' requires a model that scores tokens or labels; pass a function of this model's output"
         )
     loss = None if of == "next" else _best_score if of == _BEST else of
     assert not isinstance(loss, str)
     runs = list(capture_runs(module, x, targets, state, loss).values())
     if len(runs) > 1:
-        raise UserError("the model has several recurrent modules; pass one of them and its input.")
+        raise UserError("the model has several recurrent modules; pass one of them and its input")
     (run,) = runs
     window = _window(window, run.residuals.steps)
     if not any(layer.forward.reverse for layers in run.residuals.layers for layer in layers):
@@ -240,7 +240,7 @@ def connectivity(
         whole = backward_to_inputs(run, None)
         last = np.array([run.residuals.steps - 1])
         if steps is not None and list(steps) != last.tolist():
-            raise UserError(f"the model's only output is at its last step, {last[0]}; got steps={steps!r}.")
+            raise UserError(f"the model's only output is at its last step, {last[0]}; got steps={steps!r}")
         return Connectivity(last, _lags(whole, lengths[None] - 1, window, -1))
     chosen = _steps(steps, runs)
     whole = backward_to_inputs(run, chosen)
@@ -267,19 +267,19 @@ def _best_score(given: Any) -> Tensor:
 def _steps(steps: Iterable[int] | None, runs: list[CapturedRun]) -> Array:
     length = min(run.residuals.steps for run in runs)
     if max(run.residuals.steps for run in runs) > length:
-        raise UserError("the model's recurrent modules run for different numbers of steps; pass one of them alone.")
+        raise UserError("the model's recurrent modules run for different numbers of steps; pass one of them alone")
     with_loss = np.unique(np.concatenate([steps_with_a_loss(run) for run in runs]))
     if steps is None and not len(with_loss):
-        raise UserError("the loss must depend on the recurrent layers' outputs, but no gradient reaches them.")
+        raise UserError("the loss must depend on the recurrent layers' outputs, but no gradient reaches them")
     chosen = with_loss if steps is None else np.array(list(steps))
     if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind != "i":
-        raise UserError(f"steps must be a non-empty list of integers, got {steps!r}.")
+        raise UserError(f"steps must be a non-empty list of integers, got {steps!r}")
     if chosen.min() < 0 or chosen.max() >= length:
-        raise UserError(f"steps must be from 0 to {length - 1}, got {chosen.min()} to {chosen.max()}.")
+        raise UserError(f"steps must be from 0 to {length - 1}, got {chosen.min()} to {chosen.max()}")
     return chosen
 
 
 def _window(window: int, length: int) -> int:
     if not isinstance(window, int) or window < 1:
-        raise UserError(f"window must be a positive integer, got {window!r}.")
+        raise UserError(f"window must be a positive integer, got {window!r}")
     return min(window, length - 1)

@@ -65,9 +65,9 @@ def horizon(by_lag: Array, fraction: float = FALLEN) -> Horizon:
     # Clip infinities to the largest finite number.
     sizes = as_array(np.where(unknown, 0.0, np.minimum(given, np.finfo(np.float64).max)), "the gradient by lag", "lags")
     if not 0 < fraction < 1:
-        raise UserError(f"fraction must be between 0 and 1, got {fraction!r}.")
+        raise UserError(f"fraction must be between 0 and 1, got {fraction!r}")
     if (sizes < 0).any() or not (sizes > 0).any():
-        raise UserError("the gradient by lag must be nonnegative and not all zero; no gradient reaches the loss here.")
+        raise UserError("the gradient by lag must be nonnegative and not all zero; no gradient reaches the loss here")
     sizes = np.where(unknown, np.nan, sizes)[: int(np.flatnonzero(~unknown)[-1]) + 1]
     first = int(np.argmax(sizes > 0))
     with np.errstate(over="ignore"):

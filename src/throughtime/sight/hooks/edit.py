@@ -61,7 +61,7 @@ def edit(
     """
     values = values_of(model)
     if not isinstance(changes, Mapping) or not changes:
-        raise UserError(f"changes must be a dictionary from names to replacements, got {changes!r}.")
+        raise UserError(f"changes must be a dictionary from names to replacements, got {changes!r}")
     require_matches(values, list(changes))
     for pattern, new in changes.items():
         if not callable(new):
@@ -82,7 +82,7 @@ def _check(pattern: str, new: Any) -> None:
     """Raise an error for a replacement that can't be a value."""
     if isinstance(new, Real) and not isinstance(new, bool):
         if math.isnan(new):
-            raise UserError(f"the replacement of {pattern!r} must not be NaN.")
+            raise UserError(f"the replacement of {pattern!r} must not be NaN")
         return
     try:
         tensor = torch.as_tensor(new)
@@ -92,7 +92,7 @@ def _check(pattern: str, new: Any) -> None:
         shown = f"{type(new).__name__} {new!r}" if tensor is None or tensor.dim() < 4 else f"shape {list(tensor.shape)}"
         raise UserError(
             f"the replacement of {pattern!r} must be a number, an array that fits [T, B, H], or a function in the cell "
-            f"language; got {shown}."
+            f"language; got {shown}"
         )
 
 
@@ -158,7 +158,7 @@ class _Editor(Hook):
         """Raise UserError: values can't be edited in a captured graph."""
         raise UserError(
             "values can't be edited in a graph captured by torch.compile or torch.export: run the original, "
-            "uncompiled model instead."
+            "uncompiled model instead"
         )
 
     def _edits(
@@ -176,7 +176,7 @@ class _Editor(Hook):
                 elif taken[id] != pattern:
                     raise UserError(
                         f"{pattern!r} and {taken[id]!r} both edit the value {label!r}: keep one of them, or nest one "
-                        "edit inside the other."
+                        "edit inside the other"
                     )
                 taken[id] = pattern
 
@@ -208,7 +208,7 @@ class _Editor(Hook):
                 chosen_too = f", {len(chosen)} (the selection)" if chosen is not None else ""
                 raise UserError(
                     f"the replacement of {edit.label!r} has shape {list(shape)}, which must fit [T, B, H] = "
-                    f"{list(sizes)}: {'TBH'[axis]} may be {size}{chosen_too}, or 1."
+                    f"{list(sizes)}: {'TBH'[axis]} may be {size}{chosen_too}, or 1"
                 )
         if self.order is not None and tensor.shape[1] > 1:
             tensor = tensor.index_select(1, self.order)

@@ -59,9 +59,9 @@ def record(
     """
     values = values_of(model)
     if not patterns:
-        raise UserError("pass the names of values to record, such as 'layer0.*'; '*' records every named value.")
+        raise UserError("pass the names of values to record, such as 'layer0.*'; '*' records every named value")
     if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | float) or not budget_bytes > 0:
-        raise UserError(f"budget_bytes must be a positive number of bytes, got {budget_bytes!r}.")
+        raise UserError(f"budget_bytes must be a positive number of bytes, got {budget_bytes!r}")
     found = require_matches(values, patterns)
     tape = Tape(list(dict.fromkeys(name for names in found.values() for name in names)), values, budget_bytes)
     recorders = [
@@ -113,7 +113,7 @@ class Call(Mapping[str, Tensor]):
         if name not in self._gradients:
             raise UserError(
                 f"no gradient has reached {name!r}: record with gradients=True, run the model with gradients enabled "
-                "and parameters or inputs that require them, and call backward on the loss."
+                "and parameters or inputs that require them, and call backward on the loss"
             )
         return self._gradients[name]
 
@@ -176,7 +176,7 @@ class Tape:
         rows = sorted({value.shape[1] for value in values})
         if len(rows) > 1:
             raise UserError(
-                f"cannot join the runs of {name!r} along time: their batch sizes are {rows}; use tape.calls instead."
+                f"cannot join the runs of {name!r} along time: their batch sizes are {rows}; use tape.calls instead"
             )
         return torch.cat(values)
 
@@ -203,7 +203,7 @@ class Tape:
             raise _unknown(name, self.names)
         raise UserError(
             f"{name!r} was not recorded because its layer has not run: run the model inside the `with` block. A model "
-            "captured by torch.compile or torch.export can't be recorded; run the original model instead."
+            "captured by torch.compile or torch.export can't be recorded; run the original model instead"
         )
 
     def _only(self, name: str) -> Call:
@@ -213,13 +213,13 @@ class Tape:
             shown = ", ".join(map(str, indices[:5])) + (" ..." if len(indices) > 5 else "")
             raise UserError(
                 f"{name!r} was recorded in {len(found)} runs of its layer: use tape.calls[k][{name!r}] with k one of "
-                f"{shown}, or tape.joined({name!r}) to concatenate them."
+                f"{shown}, or tape.joined({name!r}) to concatenate them"
             )
         return found[0]
 
 
 def _unknown(name: str, known: list[str]) -> UserError:
-    return UserError(f"{name!r} was not recorded{nearest(str(name), known)}; recorded: {listed(known)}.")
+    return UserError(f"{name!r} was not recorded{nearest(str(name), known)}; recorded: {listed(known)}")
 
 
 class _Part(NamedTuple):
@@ -295,7 +295,7 @@ class _Recorder(Hook):
         """Raise UserError: values can't be recorded in a captured graph."""
         raise UserError(
             "values can't be recorded in a graph captured by torch.compile or torch.export: run the original, "
-            "uncompiled model instead."
+            "uncompiled model instead"
         )
 
     def _part(self, direction: LayerDirection, program: Program, name: str) -> _Part:
@@ -323,7 +323,7 @@ class _Recorder(Hook):
             raise UserError(
                 f"recording this run would take {_size(kept + written)}{held}, but the budget is "
                 f"{_size(self.tape._budget)}: record fewer values, units or steps, "
-                f"{'call tape.clear() between runs, ' if before else ''}or pass a larger budget_bytes."
+                f"{'call tape.clear() between runs, ' if before else ''}or pass a larger budget_bytes"
             )
 
 

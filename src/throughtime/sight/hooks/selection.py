@@ -59,18 +59,18 @@ class Selection:
             outside = [n for n in self._list if not -size <= n < size]
             if outside:
                 raise UserError(
-                    f"{self.what} {', '.join(map(str, outside[:5]))} of {whose} out of range: must be 0 to {size - 1}."
+                    f"{self.what} {', '.join(map(str, outside[:5]))} of {whose} out of range: must be 0 to {size - 1}"
                 )
             found = [n % size for n in self._list]
             if len(set(found)) < len(found):
-                raise UserError(f"{self.what} {self} selects an element of {whose} (size {size}) twice.")
+                raise UserError(f"{self.what} {self} selects an element of {whose} (size {size}) twice")
         if not found:
-            raise UserError(f"{self.what} {self} selects none of the {size} elements of {whose}.")
+            raise UserError(f"{self.what} {self} selects none of the {size} elements of {whose}")
         return found
 
     def _numbers(self, chosen: Any) -> list[int]:
         given = chosen.tolist() if hasattr(chosen, "tolist") else chosen
-        wrong = UserError(f"{self.what} must be a slice or a list of integers, got {chosen!r}.")
+        wrong = UserError(f"{self.what} must be a slice or a list of integers, got {chosen!r}")
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
             raise wrong
         try:
@@ -81,5 +81,5 @@ class Selection:
         if any(isinstance(n, bool) for n in given):
             raise wrong
         if len(set(numbers)) < len(numbers):
-            raise UserError(f"{self.what} must be distinct, got {numbers}.")
+            raise UserError(f"{self.what} must be distinct, got {numbers}")
         return numbers

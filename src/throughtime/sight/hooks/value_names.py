@@ -57,7 +57,7 @@ def values_of(model: Any) -> list[Values]:
         UserError: if `model` is not a torch module, or contains none of throughtime's recurrent layers.
     """
     if not isinstance(model, nn.Module):
-        raise UserError(f"model must be a torch module, got {type(model).__name__}.")
+        raise UserError(f"model must be a torch module, got {type(model).__name__}")
     model = _unwrapped(model)
     path_of = {module: _path(path) for path, module in model.named_modules()}
     return [Values(module, _path(path), path_of[module]) for path, module in recurrent_modules(model).items()]
@@ -77,7 +77,7 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
     ]
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise UserError(f"a value's name must be a string, such as {known[0]!r}; got {pattern!r}.")
+            raise UserError(f"a value's name must be a string, such as {known[0]!r}; got {pattern!r}")
     found: dict[str, list[str]] = {pattern: [] for pattern in patterns}
     for each in values:
         for direction, program in each.programs():
@@ -85,7 +85,7 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
                 found[pattern] += [each.name(direction, name) for name in each.matching(pattern, direction, program)]
     for pattern, names in found.items():
         if not names:
-            raise UserError(f"no value named {pattern!r}{nearest(pattern, known)}; available: {listed(known)}.")
+            raise UserError(f"no value named {pattern!r}{nearest(pattern, known)}; available: {listed(known)}")
     return found
 
 

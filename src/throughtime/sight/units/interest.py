@@ -89,7 +89,7 @@ def interest(
         counts = measure.dtype.kind != "b"
         if measure.shape != array.shape[:1]:
             raise UserError(
-                f"a feature must have a value at each of {len(array)} steps, got shape {list(measure.shape)}."
+                f"a feature must have a value at each of {len(array)} steps, got shape {list(measure.shape)}"
             )
         if _occurs(measure.astype(np.int64)):
             # The score of a count along a sequence is halved, as it needs no memory.

@@ -93,9 +93,9 @@ def match(
     tokens = None if text is None else pieces(text, len(array))
     start, stop = span_of(span, tokens, len(array))
     if sign not in _SIGNS:
-        raise UserError(f"sign must be one of {', '.join(_SIGNS)}, got {sign!r}{nearest(str(sign), _SIGNS)}.")
+        raise UserError(f"sign must be one of {', '.join(_SIGNS)}, got {sign!r}{nearest(str(sign), _SIGNS)}")
     if not threshold >= 0 or not 0 < share <= 1:
-        raise UserError(f"threshold must be >= 0 and share in (0, 1], got {threshold!r} and {share!r}.")
+        raise UserError(f"threshold must be >= 0 and share in (0, 1], got {threshold!r} and {share!r}")
     above = [array > threshold] if sign != "negative" else []
     below = [array < -threshold] if sign != "positive" else []
     found = [(s, on) for s, of in ((1, above), (-1, below)) for on in of]
