@@ -57,7 +57,7 @@ def test_temperature_0_is_greedy_for_any_seed(run):
     assert written == text_of(run, "time", length=30, temperature=0, seed=2)
     assert written == text_of(run, "time", length=30, top_k=1, seed=5)
     assert written == text_of(run, "time", length=30, top_p=1e-9, seed=6)
-    ids = torch.from_numpy(vocabulary.encode("time" + written).astype("int64"))[:, None]
+    ids = torch.from_numpy(vocabulary.encode("time" + written))[:, None]
     scores, _ = model(ids)
     scores[..., vocabulary.unknown] = float("-inf")
     assert torch.equal(scores.argmax(-1)[3:-1], ids[4:])
@@ -92,6 +92,13 @@ def test_tokens_are_drawn_with_their_probabilities(options, expected):
     assert [share == 0 for share in found.tolist()] == [share == 0 for share in expected]
     # Four standard deviations of a frequency among 4000 draws.
     assert found.tolist() == pytest.approx(expected, abs=4 * (0.25 / 4000) ** 0.5)
+
+
+def test_the_model_takes_what_its_vocabulary_returns(run):
+    model, ids = run.model(), run.description.codecs.inputs.encode("through time")
+    scores, _ = model(ids)
+    expected, _ = model(torch.from_numpy(ids)[:, None])
+    assert torch.equal(scores, expected[:, 0])
 
 
 def test_invalid_options_are_reported_before_sampling(run):

@@ -104,8 +104,8 @@ class Vocabulary(ABC):
         return from_json(json.dumps(data.get("content")))
 
     def encode(self, text: str) -> Ids:
-        """Return the token ids of a text, `[tokens]`."""
-        return np.concatenate([np.empty(0, self.dtype), *(block.ids for block in self.encode_blocks([text]))])
+        """Return the token ids of a text as int64, `[tokens]`, the input of a network for one sequence."""
+        return np.concatenate([np.empty(0, np.int64), *(block.ids for block in self.encode_blocks([text]))])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids."""

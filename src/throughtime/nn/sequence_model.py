@@ -18,6 +18,8 @@ from throughtime.nn.recurrent import Recurrent
 from throughtime.outputs import Categorical, Output
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from throughtime.task_description import TaskDescription
 
 
@@ -141,12 +143,18 @@ class SequenceModel(nn.Module):
         self.head.reset_parameters()
 
     def forward(
-        self, inputs: Tensor, state: State | None = None, *, lengths: Tensor | None = None, branches: int = 0
+        self,
+        inputs: Tensor | NDArray[Any],
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        branches: int = 0,
     ) -> tuple[Tensor, State]:
         """Compute the head's output.
 
         Args:
             inputs: ids `[T, B]` or numbers `[T, B, features]`; the layers' inputs other than x are the last features.
+                A single sequence can be given without its batch axis, as a vocabulary's `encode` returns it.
             state: the recurrent layers' initial state; the cell's declared values by default.
             lengths: the number of steps of each sequence; T by default.
             branches: the number of final steps that run in parallel, each from the state before the first of them,
@@ -154,11 +162,13 @@ class SequenceModel(nn.Module):
 
         Returns:
             The head's raw values, such as the logits of tokens: `[T, B, width]`, or `[B, width]` with one output per
-            sequence; and the final state.
+            sequence; and the final state. Without a batch axis in `inputs`, there is none here either.
 
         Raises:
             UserError: if there are branches, but no steps before them, lengths, or no output for each step.
         """
+        if not isinstance(inputs, Tensor):
+            inputs = torch.as_tensor(inputs, device=next(self.parameters()).device)
         features, state = self._features(inputs, state, lengths, branches)
         return self._raw(features, inputs), state
 

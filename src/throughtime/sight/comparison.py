@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -137,7 +136,7 @@ def _cell(given: str | Cell) -> Cell:
 
 
 def _encoded(run: Any, text: str) -> Any:
-    ids = np.asarray(run.description.codecs.inputs.encode(text)).astype(np.int64)
+    ids = run.description.codecs.inputs.encode(text)
     if ids.size < 2:
         raise DataError(f"the text has {ids.size} tokens for {run.path}; at least 2 are needed")
     return ids

@@ -235,7 +235,7 @@ class Classify(SequenceTask):
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
             raise DataError("the text is empty; at least 1 character is needed")
-        ids = [np.asarray(codecs.inputs.encode(line), np.int64) for line in lines]
+        ids = [codecs.inputs.encode(line) for line in lines]
         part = Sequences(ids, np.zeros(len(ids), np.int64), names=lines)
         return self.passage(part, codecs, length, "your text", answered=False)
 
@@ -309,7 +309,7 @@ class Classify(SequenceTask):
         elif found.series is not None:
             inputs = [codecs.inputs.encode(series) for series in found.series]
         else:
-            inputs = [np.asarray(codecs.inputs.encode(text), np.int64) for text in found.texts or ()]
+            inputs = [codecs.inputs.encode(text) for text in found.texts or ()]
         labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
         return Sequences(inputs, labels, names=found.names, groups=found.groups, features=found.features)
 

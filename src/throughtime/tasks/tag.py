@@ -271,7 +271,7 @@ def _text(tokens: Sequence[str]) -> str:
 def _encoded(found: Tagged, codecs: Codecs) -> TaggedSequences:
     """Encode tokens and tags as ids; targets are 0 if there are no tags."""
     return TaggedSequences(
-        [np.asarray(codecs.inputs.encode(_text(tokens)), np.int64) for tokens in found.tokens],
+        [codecs.inputs.encode(_text(tokens)) for tokens in found.tokens],
         [codecs.targets.encode(tags) if any(tags) else np.zeros(len(tags), np.int64) for tags in found.tags],
         names=found.names,
         tokens=found.tokens,

@@ -273,7 +273,7 @@ def _begin(vocabulary: Any, prompt: str, generator: Any) -> Any:
     for text in (prompt, "\n"):
         ids = vocabulary.encode(text)
         if ids.size and (text == prompt or vocabulary.unknown not in ids):
-            return torch.from_numpy(ids.astype("int64"))
+            return torch.from_numpy(ids)
     first = 0 if vocabulary.unknown is None else 1
     return torch.randint(first, max(vocabulary.size, first + 1), (1,), generator=generator)
 
