@@ -61,7 +61,8 @@ drawing.flow = () => {
     layout: layoutOf({
       hovermode: "x unified",
       xaxis: { title: "steps back (lag)", range: [0, longest] },
-      yaxis: { title: "gradient, relative to lag 0", type: "log", range: [lowest, Math.ceil(Math.log10(Math.max(...all, 1)) + 0.15)], exponentformat: "power", dtick: 1 },
+      // plotly draws powers a quarter larger than other numbers.
+      yaxis: { title: "gradient, relative to lag 0", type: "log", tickfont: { size: 9.6 }, range: [lowest, Math.ceil(Math.log10(Math.max(...all, 1)) + 0.15)], exponentformat: "power", dtick: 1 },
       shapes: [
         { type: "rect", x0: 0, x1: 10, yref: "paper", y0: 0, y1: 1, line: { width: 0 }, fillcolor: variable("--band"), layer: "below" },
         { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.01, y1: 0.01, line: { color: variable("--quiet"), width: 1, dash: "dot" } },
