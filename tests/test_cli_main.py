@@ -56,6 +56,17 @@ def test_help_of_a_task_imports_nothing_heavy(task):
     ).isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize(("command", "expected"), [("cells", "1000"), ("bench", "None")])
+def test_idle_threads_of_torch_sleep_except_in_benchmarks(command, expected):
+    code = (
+        f"import os; os.environ.pop('GOMP_SPINCOUNT', None)\n"
+        f"from throughtime.cli.main import main; main([{command!r}, '--help'])\n"
+        f"import sys; print(os.environ.get('GOMP_SPINCOUNT'), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == expected
+
+
 def imported_by(code: str) -> set[str]:
     """Return the modules and packages that a program in a new process imports."""
     code += "\nimport sys; print(*sys.modules, file=sys.stderr)"

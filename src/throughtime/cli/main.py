@@ -20,6 +20,7 @@ import throughtime
 from throughtime.cli.commands import ABOUT, COMMANDS
 from throughtime.cli.errors import INTERRUPTED, explained, tell
 from throughtime.cli.streams import UNREAD, open_standard_streams, silence_broken_pipes
+from throughtime.cli.threads import sleep_when_idle
 from throughtime.spelling import command_line
 
 _HELP = {"help_option_names": ["--help", "-h"]}
@@ -116,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # an unprintable character must not stop a command
             stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] != ["bench"]:  # which compares with torch as it is by default
+        sleep_when_idle()
     try:
         # `standalone` mode would report errors in typer's words and let ours become tracebacks.
         with command_line():
