@@ -9,6 +9,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from outcomes import Outcomes
 
@@ -29,6 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory):
     """Use a temporary cache, also in subprocesses, so that no test reads or writes the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seeded_module():
+    """Seed torch before the fixtures that a file's tests share."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Seed torch, so that each test draws the same weights whenever it runs, alone or after others."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture
