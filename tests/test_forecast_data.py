@@ -79,7 +79,7 @@ def test_the_interval_is_detected_and_continued(tmp_path, times, step, after):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("ds,y\n2024-01-01,1\n2024-01-01,2\n2024-01-02,2\n", {}, "1 duplicate times .*2024-01-01.*set the column"),
+        ("ds,y\n2024-01-01,1\n2024-01-01,2\n2024-01-02,2\n", {}, "1 duplicate time .*2024-01-01.*set id, the column"),
         ("ds,y\n2024-01-01,1\n2024-01-02,2\n2024-01-03T05:00,2\n", {}, "irregular: 1 of 3 .*Resample"),
         ("ds,y\n2024-01-01,1\n2024-01-02,2\n2024-01-03,2\n", {"freq": "w"}, "irregular"),
         ("ds,y\n2024-01-01,1\n2024-01-02,2\n", {"freq": "fortnight"}, "freq=fortnight is not an interval; expected"),

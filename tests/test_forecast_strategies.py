@@ -280,6 +280,9 @@ def test_updates_continue_a_table_without_training(run, file, tmp_path):
     )
     assert found.exit_code == 0, found.output
     assert polars.read_csv(out)["ds"].to_list() == [row[0] for row in wanted]
+    polars.concat([longer[ROWS - 3 :], longer[-1:]]).write_csv(tmp_path / "twice.csv")
+    with pytest.raises(DataError, match="1 duplicate time within a series"):
+        predict(run, old, update=tmp_path / "twice.csv")
     longer[ROWS:].drop("cause").write_csv(tmp_path / "new.csv")
     with pytest.raises(DataError, match="has no column 'cause'"):
         predict(run, old, update=tmp_path / "new.csv")

@@ -258,7 +258,7 @@ def test_mismatched_options_are_reported(names, tmp_path):
         ({"tie": True}, "predict the tokens they read"),
         ({"window": 5}, "window is an option of text"),
         ({"label": "kind"}, "not a table"),
-        ({"valid_share": 0.9, "test_share": 0.2}, "validation fraction"),
+        ({"valid_share": 0.9, "test_share": 0.2}, "must sum to less than 1, got 0.9 and 0.2"),
     ):
         with pytest.raises(UserError, match=message):
             throughtime.train(data=names, task="classify", out=tmp_path / "run", steps=1, **options, **TINY)

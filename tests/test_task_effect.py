@@ -105,6 +105,14 @@ def test_the_loss_is_the_standard_one():
     assert loss == pytest.approx((0.75 * ratio + 0.25 * dc).item(), rel=1e-12)
 
 
+def test_the_reported_loss_is_that_of_the_whole_sound(run, folder):
+    signal = run.task.read([folder], run.description.codecs).signals[0]
+    raw, wet = torch.from_numpy(by_hand(run, signal[:, 0].copy()))[:, None, None], torch.from_numpy(signal[:, 1:].copy())[:, None]
+    head = run.model().head
+    whole = float(head.loss_of(raw.float(), wet.float())) / len(signal)
+    assert run.evaluate(folder)["loss"] == pytest.approx(whole, rel=1e-2)  # the head damps the ratio of quiet sounds
+
+
 def test_baselines_have_no_memory(run):
     found = run.result["valid"]["baselines"]
     assert list(found) == ["scaled dry signal", "polynomial of order 7"]

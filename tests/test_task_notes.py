@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from throughtime import tasks
 from throughtime.data.midi import read_midi, write_midi
+from throughtime.data.rolls import read_pieces
 from throughtime.errors import DataError, TrainingError, UserError
 from throughtime.tasks.generative import Sampling
 from throughtime.tasks.notes import Notes, NotesOptions
@@ -111,6 +112,12 @@ def test_predictions_are_probabilities_of_each_key(run, tmp_path):
     with torch.no_grad():
         raw, _ = run.model()(torch.from_numpy(scale(6, 2)[:-1, None]).float())
     assert np.allclose([row[2:] for row in rows], raw[:, 0].sigmoid(), atol=1e-6)
+
+
+def test_all_parts_of_split_data_are_predicted(run, rolls):
+    pieces = read_pieces(rolls)
+    steps = sum(len(roll) - 1 for name in ("train", "valid", "test") for roll in pieces.part(name)[0])
+    assert len(list(predict(run, rolls).rows)) == steps
 
 
 def test_a_sample_continues_a_midi_file(run, tmp_path):

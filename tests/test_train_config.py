@@ -104,7 +104,7 @@ def test_train_options_match_the_configuration():
     typed = get_type_hints(TrainOptions)
     parameters = inspect.signature(throughtime.train).parameters
     fields = {name: field for group in GROUPS for name, field in group.model_fields.items()}
-    assert {*typed, "cell", "task"} == {*fields}
+    assert {*typed, "data", "cell", "task"} == {*fields}
     assert {"cell", "task", "progress"} == {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for name, hint in typed.items():
         choices = {c for group in GROUPS if name in group.model_fields for c in group.choices(name)}

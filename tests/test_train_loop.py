@@ -396,6 +396,18 @@ def test_weight_decay_defaults_to_the_optimizers(tmp_path):
     assert run.config.training.weight_decay == 0.3
 
 
+def test_a_star_marks_each_line_after_which_the_best_is_a_new_one(tmp_path):
+    run = train_tiny(tmp_path, steps=60, lr=1.0, hidden_size=4)
+    losses = {row["step"]: row["valid_loss"] for row in run.metrics() if row["valid_loss"] is not None}
+    lines = re.findall(r"step (\d+) of .*validation loss [\d.]+( \*)?$", run.log.read_text(), re.MULTILINE)
+    assert len(lines) > 5
+    before, best = 0, math.inf
+    for step, star in ((int(step), star) for step, star in lines):
+        here = min(loss for at, loss in losses.items() if before < at <= step)
+        assert bool(star) == (here < best)
+        before, best = step, min(here, best)
+
+
 def test_a_run_worse_than_the_baseline_is_reported_with_advice(tmp_path):
     run = train_tiny(tmp_path, steps=1, lr=1e-9)
     log = run.log.read_text()

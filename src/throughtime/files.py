@@ -23,7 +23,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Missing directories are created, so check a user's path with `require_directory_of` first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+    try:
+        opened = tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False)  # noqa: SIM115  # closed below
+    except OSError as error:
+        error.filename = str(path)  # not the temporary file's name
+        raise
+    with opened as file:
         try:
             yield file
             file.flush()

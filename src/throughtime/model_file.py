@@ -219,6 +219,8 @@ def _reading(path: Path, framework: str) -> Iterator[Any]:
 
     if not path.is_file():
         raise ModelError(f"{display_path(path)} is not a file" if path.exists() else missing(path))
+    with path.open("rb"):  # safetensors would report a file without read permission as missing
+        pass
     try:
         with _openable(path) as name, safe_open(name, framework) as file:
             yield file

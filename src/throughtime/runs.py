@@ -105,7 +105,8 @@ class Run:
         self.record = record
 
     def __repr__(self) -> str:
-        return f"<run {self.path}>"
+        config = self.config
+        return f"<run {display_path(self.path)}: {config.task.task}, {config.network.layers_in_words}, {self.state}>"
 
     def _repr_html_(self) -> str:
         rows = [
@@ -326,7 +327,7 @@ class Run:
             raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
 
     def headline(self) -> Headline:
-        """Return the run's headline metric, by which its weights were selected.
+        """Return the metric that represents the run.
 
         Returns:
             The metric's value on the test data, or on the validation data if there are none; for an unfinished run, the
@@ -336,7 +337,8 @@ class Run:
             RunError: if a file is damaged.
         """
         task, result = self.task, self.result
-        name, label = task.monitor, task.label(task.monitor)
+        name = task.monitor if result is None else task.headline_metric
+        label = task.label(name)
         if result is None:
             found = [row[f"valid_{name}"] for row in self.metrics() if row.get(f"valid_{name}") is not None]
             return Headline("valid", name, label, (max if task.maximize else min)(found, default=None))  # type: ignore[type-var]
@@ -459,6 +461,8 @@ class Run:
 
     def _require_weights(self) -> None:
         if not self.has_weights:
+            if self.finished:
+                raise RunError(f"{self.path} is damaged: {WEIGHTS} is missing")
             if self.in_training:
                 raise RunError(f"{self.path} has no weights yet: it is training, and its first validation comes later")
             raise RunError(
@@ -482,7 +486,8 @@ class Run:
         except VersionError:
             raise
         except ModelError as error:
-            raise RunError(f"{self.path} is damaged: {name}: {error}") from None
+            reason = str(error).removeprefix(f"{self.path / name} ")
+            raise RunError(f"{self.path} is damaged: {name} {reason}") from None
 
     def save_weights(self, model: SequenceModel) -> None:
         """Save the network as the best one so far; the file is a complete model."""

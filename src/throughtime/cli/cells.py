@@ -39,7 +39,7 @@ def _show_all(all_facts: list[Facts]) -> None:
     from rich.table import Table
 
     out = console()
-    if out.width < _NARROW:
+    if out.width < _NARROW:  # the table's last column would be too narrow to read, or left out
         for facts in all_facts:
             out.print(_title(facts))
             out.print(f"  {facts.parameters_per_unit} parameters per unit; states: {', '.join(facts.states)}")
@@ -57,7 +57,7 @@ def _show_all(all_facts: list[Facts]) -> None:
     )
 
 
-_NARROW = 80  # columns; below this the table's last column is too narrow to read
+_NARROW = 140  # columns
 
 
 def _title(facts: Facts) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.figures import evaluation_rows
+from throughtime.cli.figures import results
 from throughtime.cli.output import console, show_json, show_rows
 from throughtime.paths import display_path
 from throughtime.spelling import command, counted, duration, figure
@@ -40,10 +40,9 @@ def info(
         return
     console().print(f"[bold]{opened.path}[/]", markup=True)
     show_rows(_rows(opened), "  ")
-    for what, title in (("valid", "Validation"), ("test", "Test")):
-        if result and result.get(what):
-            console().print(f"[bold]{title}[/]")
-            show_rows(evaluation_rows(opened.task, result[what]), "  ")
+    for title, rows in results(opened.task, result) if result else ():
+        console().print(title)
+        show_rows(rows, "  ")
 
 
 def _show_file(file: ModelFile, as_json: bool) -> None:
@@ -80,7 +79,8 @@ def _rows(run: Run) -> list[tuple[str, str]]:
 
     config, about, data = run.config, run.about, run.record.data
     training = config.training
-    hidden = {"task", "data", "cell", "hidden_size", "num_layers", "out", "steps"}
+    shown = {"cell", "hidden_size", "num_layers", "bidirectional", "optimizer", "lr", "schedule", "batch"}
+    hidden = {"task", "data", "out", "steps", *shown}
     given = {
         name: value
         for name, value in config.given.items()
@@ -102,11 +102,17 @@ def _rows(run: Run) -> list[tuple[str, str]]:
         ),
     ]
     if given:
-        rows.append(("options", ", ".join(f"{name.replace('_', '-')} {value}" for name, value in given.items())))
+        rows.append(
+            ("options", ", ".join(f"{name.replace('_', '-')} {_short(value)}" for name, value in given.items()))
+        )
     rows.append(("versions", ", ".join(f"{name} {number}" for name, number in run.record.versions.items())))
     if not run.finished:
         rows.append(("resume with", command(f"train --resume {shlex.quote(display_path(run.path))}")))
     return rows
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 
 def _size(about: dict[str, Any]) -> str:

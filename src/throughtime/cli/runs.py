@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -31,19 +32,25 @@ def runs(
     """The newest run comes last. Any command that takes a RUN accepts `latest` for the newest run under `runs`."""
     if directory != Path(RUNS) and not directory.is_dir():
         raise UserError(f"{display_path(directory)} is a file" if directory.exists() else missing(directory))
-    found, damaged = [], []
+    found: list[dict[str, Any]] = []
+    damaged: list[str] = []
     for path in runs_in(directory):
         from throughtime.runs import Run
 
         try:
-            found.append(_of(Run.open(path)))
+            found.append(_of(Run.open(path), damaged))
         except UserError as error:
             damaged.append(str(error))
     if as_json:
         show_json(found)
         return
     if not found and not damaged:
-        print(f"No runs in {display_path(directory)}. Start one with: throughtime train")
+        inside = directory / RUNS  # of a comparison
+        if runs_in(inside):
+            listing = command(f"runs {shlex.quote(display_path(inside))}")
+            print(f"{display_path(directory)} is a study. List its runs with: {listing}")
+        else:
+            print(f"No runs in {display_path(directory)}. Start one with: throughtime train")
         return
     if found:
         _show(found)
@@ -53,19 +60,22 @@ def runs(
         print(f"\n{message}")
 
 
-def _of(run: Run) -> dict[str, Any]:
+def _of(run: Run, damaged: list[str]) -> dict[str, Any]:
+    """Return a run's row; append to `damaged` what can't be read."""
     from throughtime.runs import Headline
 
     network, task = run.config.network, run.config.task.task
+    kind = f"bidirectional {network.cell}" if network.bidirectional else network.cell
     try:
         headline = run.headline()
-    except RunError:
+    except RunError as error:
+        damaged.append(str(error))
         monitor = run.task.monitor
         headline = Headline("valid", monitor, run.task.label(monitor), None)
     return {
         "run": display_path(run.path),
         "task": task,
-        "cell": f"{network.num_layers} x {network.cell} {network.hidden_size}",
+        "cell": f"{network.num_layers} x {kind} {network.hidden_size}",
         "data": run.record.data.name,
         **asdict(headline),
         "shown": str(headline),

@@ -13,7 +13,7 @@ import typer
 
 from throughtime.cli.cell_option import named_cell
 from throughtime.cli.config_options import from_file, with_config_options
-from throughtime.cli.figures import evaluation_rows
+from throughtime.cli.figures import results
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
@@ -129,11 +129,9 @@ def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], start
 def _show(run: Run) -> None:
     result, task, out = run.result, run.task, console()
     assert result is not None
-    for what, title in (("valid", "Validation"), ("test", "Test")):
-        if result[what]:
-            share = result["measured"][what]
-            out.print(f"\n[bold]{title}[/]{f', measured on {share:.0%} of the data' if share < 1 else ''}")
-            show_rows(evaluation_rows(task, result[what]), "  ")
+    for title, rows in results(task, result):
+        out.print(f"\n{title}")
+        show_rows(rows, "  ")
     for number, text in enumerate(result["samples"], 1):
         out.print(f"\n[bold]Sample {number}[/]\n")
         print(text.strip("\n"))

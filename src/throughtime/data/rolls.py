@@ -74,9 +74,9 @@ class Pieces:
         self.parts.setdefault(part, []).append(roll)
         self.names.setdefault(part, []).append(name)
 
-    def part(self, name: str) -> tuple[list[Roll], list[str]]:
-        """Return the rolls and names of a part, or those of all pieces if there is no such part."""
-        if name in self.parts:
+    def part(self, name: str | None) -> tuple[list[Roll], list[str]]:
+        """Return the rolls and names of a part, or those of all pieces if the name is None or there is no such part."""
+        if name is not None and name in self.parts:
             return self.parts[name], self.names[name]
         return [roll for rolls in self.parts.values() for roll in rolls], [x for xs in self.names.values() for x in xs]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from throughtime.errors import DataError
 from throughtime.packages import require
+from throughtime.spelling import option
 
 Indices = NDArray[np.int64]
 
@@ -27,6 +28,18 @@ class Split(NamedTuple):
     train: Indices
     valid: Indices
     notes: list[str]
+
+
+def require_shares(valid: float, test: float) -> None:
+    """Check that the fractions to hold out for validation and test leave data to train on.
+
+    Raises:
+        DataError: if they don't.
+    """
+    if valid + test >= 1:
+        raise DataError(
+            f"{option('valid_share')} and {option('test_share')} must sum to less than 1, got {valid:g} and {test:g}"
+        )
 
 
 def split(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import DataError
-from throughtime.spelling import setting
+from throughtime.spelling import counted, option, setting
 
 _SECOND = 1_000_000  # microseconds
 _DAY = 86_400 * _SECOND
@@ -266,11 +266,11 @@ def _reject_duplicates(line: Timeline, stamps: Integers, same: Any, name: str) -
     if len(duplicates):
         first = line.label_of(int(stamps[duplicates[0]]))
         hint = "" if line.unit == "number" or line.zoned else (
-            " If clocks were set back in autumn, write the times with their offset, such as 2024-10-27T02:30+01:00."
+            ". If clocks were set back in autumn, write the times with their offset, such as 2024-10-27T02:30+01:00"
         )  # fmt: skip
         raise DataError(
-            f"{name}: {len(duplicates)} duplicate times within a series, such as {first}; keep one row for each, or "
-            f"set the column that identifies the series with id.{hint}"
+            f"{name}: {counted(len(duplicates), 'duplicate time')} within a series, such as {first}; keep one row for "
+            f"each, or set {option('id')}, the column that identifies the series{hint}"
         )
 
 

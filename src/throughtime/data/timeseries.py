@@ -253,6 +253,9 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     return TimeSeries(table.name, columns, timeline, found, notes)
 
 
+_OF_TABLE = "\0table"  # not the name of a user's column
+
+
 def joined(tables: Sequence[Table], columns: Columns) -> Table:
     """Concatenate tables; a row of a later table replaces an earlier row of the same time and series.
 
@@ -285,9 +288,12 @@ def joined(tables: Sequence[Table], columns: Columns) -> Table:
         raise DataError(f"{name}: the times must be of one kind, got {kinds}") from None
     if columns.time:
         keys = [columns.time, *([columns.id] if columns.id else [])]
-        counts = [frame.select(keys).is_duplicated().any() for frame in frames]
-        if not any(counts):  # series_of reports duplicate times within a table
-            frame = frame.unique(keys, keep="last", maintain_order=True)
+        # Duplicate times within a table remain, and series_of reports them.
+        of_table = polars.Series(
+            _OF_TABLE, [k for k, each in enumerate(frames) for _ in range(len(each))], polars.Int64
+        )
+        newest = polars.col(_OF_TABLE).max().over(keys)
+        frame = frame.with_columns(of_table).filter(polars.col(_OF_TABLE) == newest).drop(_OF_TABLE)
     return Table(name, frame)
 
 

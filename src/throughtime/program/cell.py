@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 from throughtime.errors import CellError, UserError, nearest
@@ -159,6 +160,10 @@ class Cell:
             if name not in self.hyper:
                 has = f"it has {', '.join(self.hyper)}" if self.hyper else "it has none"
                 raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)}; {has}")
+            usual = self.hyper[name]
+            if isinstance(usual, Real) and isinstance(hyper[name], str):
+                wanted = f"must be a number, such as {usual}"
+                raise CellError(f"the hyper-parameter {name!r} of {self.name} {wanted}, got {hyper[name]!r}")
         return hyper
 
     def _declared(self, argument: inspect.Parameter) -> StateDeclaration | InputDeclaration:

@@ -100,6 +100,10 @@ class Stream:
             self._step, self._process = self._step_with_knobs, self._process_with_knobs
         self._inputs = network.layers[0][0].inputs
 
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{program.name} {program.states[0].width}" for program, _ in self._network.layers)
+        return f"<stream: {layers}>"
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to copy or pickle: the network, the streams' states and the learner."""
         return {

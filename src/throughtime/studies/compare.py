@@ -31,7 +31,7 @@ from throughtime.studies.widths import equal_widths, parameter_count
 from throughtime.tasks.base import Data, Task
 from throughtime.training.config import ENDS, NetworkOptions, TrainConfig
 from throughtime.training.display import Display
-from throughtime.training.options import TrainOptions
+from throughtime.training.options import Paths, TrainOptions
 from throughtime.training.reloading import untrained
 
 CELLS = ("rnn", "lstm", "gru")
@@ -56,6 +56,7 @@ class Trial:
 
 
 def compare(
+    data: Paths | None = None,
     *,
     cells: Sequence[str | Cell] = CELLS,
     task: str | type[Task[Any]] | None = None,
@@ -72,6 +73,7 @@ def compare(
     ones continue from their last checkpoints. Add cells and seeds in the same way.
 
     Args:
+        data: see `throughtime.train`.
         cells: names of built-in cells, or cells of your own.
         task: the task; inferred from the data by default.
         params: the number of parameters per network, including embedding and head; the hidden size is chosen to match.
@@ -79,7 +81,7 @@ def compare(
         seeds: the number of runs per cell, with consecutive seeds from the option `seed`.
         jobs: the number of runs to train in parallel, each in its own process.
         progress: whether to report progress on standard error.
-        **options: options of `throughtime.train`, such as `data`, `steps` or `minutes` (per run) and `out`.
+        **options: options of `throughtime.train`, such as `steps` or `minutes` (per run) and `out`.
 
     Returns:
         A result with `figure` (the metric by which cells are compared), `maximize`, `part` (the data it was measured
@@ -97,15 +99,15 @@ def compare(
             raise UserError(f"{option(name)} must be at least 1, got {value}")
     if options.get("cell") is not None:
         raise UserError(f"{option('cell')} is not an option of a comparison; use {option('cells')}")
-    kind, _ = tasks.chosen(task, options)
-    given = {name: value for name, value in options.items() if name != "out"}
+    given = {"data": data, **{name: value for name, value in options.items() if name != "out"}}
+    kind, _ = tasks.chosen(task, given)
     config = TrainConfig.of(kind, **given).anywhere()
     _require_possible(config, jobs)
     folder = folder_of(options.get("out"), config, ("compare", "comparison"), ("runs",))
     instance = kind(config.task)
     with Display(progress) as display:
-        data = instance.prepare(display.progress)
-        networks, wanted = _networks(instance, data, config, found, params)
+        read = instance.prepare(display.progress)
+        networks, wanted = _networks(instance, read, config, found, params)
         trials = [
             Trial(name, seed, folder / "runs" / f"{name}-seed{seed}", _configured(config, networks[name], seed))
             for seed in range(config.training.seed, config.training.seed + seeds)
@@ -117,10 +119,10 @@ def compare(
             f"comparison of {', '.join(found)} in {display_path(folder)}: {counted(len(trials), 'run')}{each}",
             markup=False,
         )
-        failed = _train(trials, instance, data, found, jobs, display)
-        part = "valid" if data.test is None else "test"
-        rows = [_measured(trial, instance, data, part, display) for trial in trials if trial.path not in failed]
-    result = _result(instance, data, part, folder, trials, rows, failed, networks, wanted)
+        failed = _train(trials, instance, read, found, jobs, display)
+        part = "valid" if read.test is None else "test"
+        rows = [_measured(trial, instance, read, part, display) for trial in trials if trial.path not in failed]
+    result = _result(instance, read, part, folder, trials, rows, failed, networks, wanted)
     return _written(result, trials, folder)
 
 
@@ -344,7 +346,7 @@ def _summary(name: str, rows: Sequence[Mapping[str, Any]], width: int) -> dict[s
         "values": [row["value"] for row in rows],
         "steps": round(float(np.mean([row["steps"] for row in rows]))),
         "seconds": float(np.mean([row["seconds"] for row in rows])),
-        "steps_per_second": float(np.mean([row["steps"] / max(row["seconds"], 1e-9) for row in rows])),
+        "steps_per_second": sum(row["steps"] for row in rows) / max(sum(row["seconds"] for row in rows), 1e-9),
         **middle,
         "runs": [row["run"] for row in rows],
     }

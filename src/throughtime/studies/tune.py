@@ -25,7 +25,7 @@ from throughtime.training.config import TrainConfig
 from throughtime.training.display import Display
 from throughtime.training.evaluation import measured
 from throughtime.training.fitting import Diverged, fit
-from throughtime.training.options import TrainOptions
+from throughtime.training.options import Paths, TrainOptions
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -37,6 +37,7 @@ _TEST_SHARE = 0.1
 
 
 def tune(
+    data: Paths | None = None,
     *,
     trials: int = 20,
     cells: Sequence[str | Cell] = CELLS,
@@ -54,6 +55,7 @@ def tune(
     the same `out` or `storage`.
 
     Args:
+        data: see `throughtime.train`.
         trials: the total number of trials, including those of earlier calls and other processes.
         cells: the cells to choose from.
         task: the task; inferred from the data by default.
@@ -61,7 +63,7 @@ def tune(
             file, which may be on a network file system; several processes and machines can share it. Defaults to a
             file in `out`, which one process at a time can use.
         progress: whether to report progress on standard error.
-        **options: options of `throughtime.train`, such as `data`, `epochs` or `steps` (per trial) and `out`. The search
+        **options: options of `throughtime.train`, such as `epochs` or `steps` (per trial) and `out`. The search
             does not vary options given here. `minutes` limits this call, not each trial.
 
     Returns:
@@ -81,8 +83,10 @@ def tune(
     minutes = options.get("minutes")
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"{option('minutes')} must be a positive number, got {minutes:g}")
-    kind, _ = tasks.chosen(task, options)
     given = {name: value for name, value in options.items() if name not in ("out", "minutes") and value is not None}
+    if data is not None:
+        given["data"] = data
+    kind, _ = tasks.chosen(task, given)
     if "init_from" in given:
         raise UserError(f"{option('init_from')} fixes the network's size and cell; it can't be used with tune")
     found = resolved([str(given["cell"])] if given.get("cell") else cells)
@@ -96,8 +100,8 @@ def tune(
     space = space_for(defaults, given, tuple(found))
     folder = folder_of(options.get("out"), defaults, ("tune", "search"), (STORAGE, "lock", RESULT))
     with Display(progress) as display, quiet(optuna), locked(folder, storage):
-        data, test = split_off_test(kind(defaults.task).prepare(display.progress))
-        search = Search(kind, given, found, space, data, test, folder)
+        read, test = split_off_test(kind(defaults.task).prepare(display.progress))
+        search = Search(kind, given, found, space, read, test, folder)
         study = open_study(optuna, search, storage, defaults)
         if not study.trials:
             values = defaults_of(defaults)

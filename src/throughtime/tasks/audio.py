@@ -49,7 +49,6 @@ class AudioTask(StreamTask[Audio]):
     options: AudioOptions
     fitting = ("rate", "channels", "quantization", "levels")
     interfacing = ("output", "components")
-    next_commands = ("sample {}", "inspect {}")
     baseline_rows = 1
     extension = ".wav"
 
@@ -63,6 +62,11 @@ class AudioTask(StreamTask[Audio]):
     def unit(self) -> str:
         """See `Task.unit`."""
         return "sample"
+
+    @property
+    def next_commands(self) -> Sequence[str]:
+        """See `Task.next_commands`."""
+        return "sample {}", "inspect {}"
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Audio]:
         """See `Task.prepare`."""
@@ -108,6 +112,11 @@ class AudioTask(StreamTask[Audio]):
         """See `Task.figures`: `loss` in nats, `bits_per_sample`, and the number of predicted `samples`."""
         loss = figures["loss"]
         return {"loss": loss, "bits_per_sample": loss / math.log(2), "samples": int(figures["terms"])}
+
+    @property
+    def headline_metric(self) -> str:
+        """See `Task.headline_metric`."""
+        return "bits_per_sample"
 
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""

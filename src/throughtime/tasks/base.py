@@ -127,13 +127,13 @@ class Task(ABC, Generic[S]):
         measure: the unit of the loss in reports.
         monitor: the metric used to select the best weights.
         maximize: whether a larger value of `monitor` is better.
-        next_commands: commands to suggest after training; {} becomes the run's directory and DATA its training data.
         baseline_rows: the number of rows to print for each baseline.
         max_evaluated: the maximum number of loss terms to measure on held-out data after training.
         fitting: the names of options that affect how codecs are fitted.
         prediction_files: the extensions that predictions can be written to, besides tables.
         interfacing: the names of options that must match for a run to start from another run's weights.
         reads_again: whether the training report reads held-out data after the evaluation.
+        reads_standard_input: whether the data can be "-", standard input.
         default_data: a short name of the data to train on if the user names none; None if data are required.
         shows_reach: whether the training report shows how far gradients reach before and after training.
         per_data: the names of options that apply only to the data they are passed with.
@@ -148,7 +148,6 @@ class Task(ABC, Generic[S]):
     measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
-    next_commands: ClassVar[Sequence[str]] = ("inspect {}", "predict {} DATA --out predictions.csv")
     baseline_rows: ClassVar[int] = 2
     max_evaluated: ClassVar[int] = 1_000_000
     fitting: ClassVar[Sequence[str]] = ()
@@ -156,6 +155,7 @@ class Task(ABC, Generic[S]):
     interfacing: ClassVar[Sequence[str]] = ()
     per_data: ClassVar[Sequence[str]] = ()
     reads_again: ClassVar[bool] = False
+    reads_standard_input: ClassVar[bool] = False
     default_data: ClassVar[str | None] = None
     shows_reach: ClassVar[bool] = True
 
@@ -204,6 +204,11 @@ class Task(ABC, Generic[S]):
     def unit(self) -> str:
         """The unit that the loss is averaged over, such as "character"."""
         return "step"
+
+    @property
+    def next_commands(self) -> Sequence[str]:
+        """Commands to suggest after training; {} becomes the run's directory, and DATA the training data."""
+        return "inspect {}", "predict {} DATA --out predictions.csv"
 
     def describe(self, codecs: Codecs, baselines: Mapping[str, Any] | None = None) -> TaskDescription:
         """Return the task as plain data, with its options except those about data."""
@@ -313,6 +318,14 @@ class Task(ABC, Generic[S]):
         """Return the metrics to measure besides the loss: torchmetrics that take the head's raw outputs and targets."""
         return {}
 
+    def loss(self, figures: Figures) -> float:
+        """Return the loss to report for a part of the data.
+
+        Args:
+            figures: the mean `loss` of all batches, and the metrics.
+        """
+        return figures["loss"]
+
     def figures(self, figures: Figures, part: S) -> Figures:
         """Derive the metrics to report from the measured ones.
 
@@ -354,6 +367,11 @@ class Task(ABC, Generic[S]):
     def compared_metric(self) -> tuple[str, bool]:
         """The metric by which the network is compared with the baselines, and whether larger is better."""
         return self.monitor, self.maximize
+
+    @property
+    def headline_metric(self) -> str:
+        """The metric that represents a finished run in lists."""
+        return self.monitor
 
     def label(self, metric: str) -> str:
         """Return the name of a metric in readable form."""

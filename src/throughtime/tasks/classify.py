@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from throughtime.data.raw_samples import RawSamples
 from throughtime.data.scaler import Scaler
 from throughtime.data.sequences import Sequences
 from throughtime.data.sound import common
-from throughtime.data.splits import split
+from throughtime.data.splits import require_shares, split
 from throughtime.data.vocabulary import build_vocabulary
 from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
 
+_MAX_NAMED = 5  # groups
 _SHOWN = 40  # characters of an example to print
 
 
@@ -85,11 +86,14 @@ class Classify(SequenceTask):
         notes = list(found.notes)
         train = np.arange(len(found))
         held: dict[str, Any] = {}
+        require_shares(options.valid_share, options.test_share)
         for name, share in (("test", options.test_share), ("valid", options.valid_share)):
             if getattr(options, name) is None and (share or name == "valid"):
                 groups = None if found.groups is None else [found.groups[k] for k in train]
                 of_rest = share / (1 - options.test_share * (name == "valid"))
                 sides = split(ids[train], groups, of_rest, 0, labels.names)
+                if groups is not None:
+                    notes += _held_groups(name, {groups[k] for k in sides.valid})
                 held[name], train = train[sides.valid], train[sides.train]
                 notes += sides.notes
         inputs = codecs.inputs if codecs else self._fitted(found, train)
@@ -312,6 +316,13 @@ class Classify(SequenceTask):
             inputs = [codecs.inputs.encode(text) for text in found.texts or ()]
         labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
         return Sequences(inputs, labels, names=found.names, groups=found.groups, features=found.features)
+
+
+def _held_groups(part: str, groups: Set[str]) -> list[str]:
+    """Say which groups are held out, if they are few."""
+    if len(groups) > _MAX_NAMED:
+        return []
+    return [f"held out for {'the test' if part == 'test' else 'validation'}: {', '.join(sorted(groups))}"]
 
 
 def _with_gaps(scaler: Scaler, series: Sequence[NDArray[np.float64]]) -> Scaler:

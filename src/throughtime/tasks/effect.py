@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from throughtime.data.knobs import DeviceInput, settings_by_pair
 from throughtime.data.pairs import Pair, Pairs, find_pairs, read_pairs
 from throughtime.data.segments import Segments, WholeSignals, segment_starts
 from throughtime.data.sound import BLOCK, SOUND_FILES, Recording, common, find_recordings, sound_writer
+from throughtime.data.splits import require_shares
 from throughtime.data.waveform import Samples
 from throughtime.errors import DataError, UserError
 from throughtime.outputs import Signal
@@ -50,7 +52,6 @@ class Effect(Task[Pairs]):
     interfacing = ("skip",)
     per_data = ("knob",)
     prediction_files = SOUND_FILES
-    next_commands = ("predict {} DRY.wav --out WET.wav", "inspect {}")
     baseline_rows = 1
 
     @classmethod
@@ -62,6 +63,13 @@ class Effect(Task[Pairs]):
     def unit(self) -> str:
         """See `Task.unit`."""
         return "sample"
+
+    @property
+    def next_commands(self) -> Sequence[str]:
+        """See `Task.next_commands`; predicts the first dry sound."""
+        pair = find_pairs(self.options.data or (), self.options.knob)[0]
+        knobs = "".join(f" --knob {name}={value:g}" for name, value in pair.knobs.items())
+        return f"predict {{}} {shlex.quote(display_path(pair.dry.path))} --out predicted.wav{knobs}", "inspect {}"
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Pairs]:
         """See `Task.prepare`."""
@@ -78,11 +86,7 @@ class Effect(Task[Pairs]):
         }
         shares = {"valid": options.valid_share, "test": options.test_share}
         held = {name: 0.0 if name in parts else share for name, share in shares.items()}
-        if sum(held.values()) >= 1:
-            raise DataError(
-                f"{option('valid_share')} and {option('test_share')} must sum to less than 1, got "
-                f"{held['valid']:g} and {held['test']:g}"
-            )
+        require_shares(held["valid"], held["test"])
         if not held["valid"] and "valid" not in parts:
             raise DataError(f"{option('valid_share')} must be above 0 to select the best weights")
         first, last = 1 - held["valid"] - held["test"], 1 - held["test"]
@@ -143,10 +147,20 @@ class Effect(Task[Pairs]):
         return fitting
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
-        """Return the error-to-signal ratio with and without pre-emphasis, and the mean absolute error."""
-        from throughtime.tasks.metrics import AbsoluteError, ErrorToSignal
+        """Return the error-to-signal ratio with and without pre-emphasis, and the mean and the mean absolute error."""
+        from throughtime.tasks.metrics import AbsoluteError, ErrorToSignal, MeanError
 
-        return {"esr": ErrorToSignal(), "esr_pre_emphasized": ErrorToSignal(_PRE_EMPHASIS), "mae": AbsoluteError()}
+        return {
+            "esr": ErrorToSignal(),
+            "esr_pre_emphasized": ErrorToSignal(_PRE_EMPHASIS),
+            "mean_error": MeanError(),
+            "mae": AbsoluteError(),
+        }
+
+    def loss(self, figures: Figures) -> float:
+        """See `Task.loss`; computed over all signals, since a batch may be nearly silent and its ratio very large."""
+        dc = Signal(1).dc
+        return (1 - dc) * figures["esr_pre_emphasized"] + dc * figures["mean_error"]
 
     def figures(self, figures: Figures, part: Pairs) -> Figures:
         """See `Task.figures`.
@@ -155,7 +169,7 @@ class Effect(Task[Pairs]):
             `loss`; `esr` and `esr_pre_emphasized`, the energy of the error divided by the wet signal's; `mae_db`, the
             mean absolute error in decibels of full scale; and the number of `samples`.
         """
-        found = {name: value for name, value in figures.items() if name not in ("terms", "mae")}
+        found = {name: value for name, value in figures.items() if name not in ("terms", "mae", "mean_error")}
         return {**found, "mae_db": 20 * math.log10(max(figures["mae"], 1e-10)), "samples": int(figures["terms"])}
 
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:

@@ -341,8 +341,9 @@ class ForecastTask(Task[Windows]):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
+        parts = super().data_in_words(counts).replace("for validation", "for validation and to calibrate intervals")
         return (
-            f"windows: {super().data_in_words(counts)}; {counts['series']:,} series; context of "
+            f"windows: {parts}; {counts['series']:,} series; context of "
             f"{counts['context']:,} rows, {counts['segment']} per step; season of {counts['season']:,} rows"
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.codecs import Codecs
-from throughtime.errors import UserError
+from throughtime.errors import UserError, nearest
 from throughtime.spelling import option
 from throughtime.tasks.base import S, Task
 
@@ -100,9 +100,10 @@ class Generative(Task[S]):
         """
         defaults = {field.name: field.default for field in fields(Sampling)}
         for name, value in options.items():
-            if name not in ("seed", *self.sampling_options) and (name not in defaults or value != defaults[name]):
-                supported = ", ".join(map(option, self.sampling_options))
-                raise UserError(f"{option(name)} is not supported here; expected {supported}")
+            supported = ("length", "seed", *self.sampling_options)
+            if name not in supported and (name not in defaults or value != defaults[name]):
+                listed = ", ".join(map(option, supported))
+                raise UserError(f"no option {option(name)} here{nearest(name, supported)}; expected {listed}")
         return Sampling(self.default_length(codecs) if length is None else length, **options)
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:

@@ -136,6 +136,32 @@ class ErrorToSignal(Metric):
         return self.error / self.energy.clamp(min=1e-12)
 
 
+class MeanError(Metric):
+    """The squared mean of the error divided by the mean square of the target, over all signals."""
+
+    higher_is_better = False
+    error: Tensor
+    energy: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("error", torch.zeros((), dtype=torch.float64), "sum")
+        self.add_state("energy", torch.zeros((), dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), "sum")
+
+    def update(self, raw: Tensor, targets: Tensor) -> None:
+        """Add signals `[N, 1]`."""
+        self.error += (targets.double() - raw).sum()
+        self.energy += targets.double().square().sum()
+        self.count += targets.numel()
+
+    def compute(self) -> Tensor:
+        """Return the ratio so far."""
+        count = self.count.clamp(min=1)
+        return (self.error / count).square() / (self.energy / count).clamp(min=1e-12)
+
+
 class AbsoluteError(Metric):
     """Mean absolute error of signals."""
 

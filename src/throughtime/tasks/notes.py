@@ -48,7 +48,6 @@ class Notes(SequenceTask, Generative[Sequences]):
     Options = NotesOptions
     options: NotesOptions
     interfacing = ()
-    next_commands = ("sample {}", "inspect {}", "predict {} DATA --out predictions.csv")
     extension = ".mid"
 
     @classmethod
@@ -63,6 +62,11 @@ class Notes(SequenceTask, Generative[Sequences]):
             if not any(file.suffix.lower() in MIDI_FILES for file in inside):
                 return ""
         return "MIDI files" if paths else ""
+
+    @property
+    def next_commands(self) -> Sequence[str]:
+        """See `Task.next_commands`."""
+        return "sample {}", *super().next_commands
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
         """See `Task.prepare`."""
@@ -89,6 +93,11 @@ class Notes(SequenceTask, Generative[Sequences]):
         """See `Task.read`; reads the test part of data that are already split."""
         pieces = read_pieces(paths, step=self.options.step)
         return _sequences(pieces.name, *pieces.part("test"))
+
+    def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
+        """See `Task.read_inputs`; reads all parts."""
+        pieces = read_pieces(paths, step=self.options.step)
+        return _sequences(pieces.name, *pieces.part(None))
 
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""

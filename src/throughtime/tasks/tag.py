@@ -15,7 +15,7 @@ from throughtime.codecs import Codecs
 from throughtime.data.labels import Labels
 from throughtime.data.sequences import Sequences
 from throughtime.data.spans import is_tagging, span_f1
-from throughtime.data.splits import split
+from throughtime.data.splits import require_shares, split
 from throughtime.data.tagged import Tagged, read_tagged
 from throughtime.data.vocabulary import build_vocabulary
 from throughtime.errors import DataError
@@ -84,6 +84,7 @@ class Tag(SequenceTask):
         tags = codecs.targets if codecs else Labels.of(tag for sequence in found.tags for tag in sequence)
         train = np.arange(len(found))
         held: dict[str, Any] = {}
+        require_shares(options.valid_share, options.test_share)
         for name, share in (("test", options.test_share), ("valid", options.valid_share)):
             if getattr(options, name) is None and (share or name == "valid"):
                 of_rest = share / (1 - options.test_share * (name == "valid"))

@@ -43,7 +43,7 @@ class Text(StreamTask[EncodedText]):
     fitting = ("vocab_size", "min_count")
     default_data = "pydoc"
     interfacing = ("level",)
-    next_commands = ("sample {} --prompt 'The ' --temperature 0.8", "inspect {}")
+    reads_standard_input = True
     baseline_rows = 1
     sampling_options = ("temperature", "top_k", "top_p")
     first_temperature = 0.8
@@ -52,6 +52,12 @@ class Text(StreamTask[EncodedText]):
     def unit(self) -> str:
         """See `Task.unit`."""
         return UNITS[self.options.level]
+
+    @property
+    def next_commands(self) -> Sequence[str]:
+        """See `Task.next_commands`; a text from standard input can't be read again."""
+        own_text = " --text 'To be or not'" if "-" in (self.options.data or ()) else ""
+        return "sample {} --prompt 'The ' --temperature 0.8", "inspect {}" + own_text
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[EncodedText]:
         """See `Task.prepare`."""
@@ -73,7 +79,11 @@ class Text(StreamTask[EncodedText]):
                     f"the {what} text has {part.token_count} token; at least 2 are needed: use more text, or pass "
                     f"another text with {option(name)}"
                 )
-        return _data(corpus)
+        notes = []
+        if codecs and (unknown := corpus.train.unknown):
+            share = f"{unknown:,} of {counted(corpus.train.token_count, self.unit)}"
+            notes.append(f"{share} for training are not in the vocabulary, and are read as <unk>")
+        return _data(corpus, notes)
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> EncodedText:
         """See `Task.read`."""
@@ -218,7 +228,7 @@ class Text(StreamTask[EncodedText]):
         return "".join(self.sample(model, codecs, sampling))
 
 
-def _data(corpus: Corpus) -> Data[EncodedText]:
+def _data(corpus: Corpus, notes: Sequence[str]) -> Data[EncodedText]:
     parts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
     counts = {name: part.token_count for name, part in parts.items() if part is not None}
     return Data(
@@ -229,6 +239,7 @@ def _data(corpus: Corpus) -> Data[EncodedText]:
         corpus.test,
         corpus.digest,
         {**counts, "vocabulary": corpus.vocabulary.size},
+        notes,
     )
 
 

@@ -130,6 +130,7 @@ class Validation(Callback):
         found = total(fit.evaluated, batches, task.metrics(fit.data.codecs))
         loss, terms = fit.summed(found.loss, found.terms)
         figures = Sums(loss, terms, found.metrics).figures
+        figures["loss"] = task.loss(figures)
         if not math.isfinite(figures["loss"]):
             raise fit.diverged(fit.step, f"the validation loss is {figures['loss']:g}")
         fit.validated(figures)
@@ -198,6 +199,7 @@ class MetricsRows(Callback):
         self._sums = [0.0, 0.0, 0.0]  # losses, norms, steps since the last row
         self._file: MetricsFile | None = None
         self._logged = -1  # the number of tenths of training at the last logged validation
+        self._last_step = 0  # the step of the last logged validation
 
     def on_start(self, fit: Fit) -> None:
         """Truncate the file at the step to resume from."""
@@ -235,7 +237,8 @@ class MetricsRows(Callback):
         if fit.just_validated and self._is_due(fit):
             monitor = fit.task.monitor
             others = "" if monitor == "loss" else f", {fit.task.label(monitor)} {figure(figures[monitor])}"
-            best = " *" if self._best.step == fit.step else ""
+            best = " *" if self._best.step > self._last_step else ""
+            self._last_step = fit.step
             _log.info(
                 "%s: training loss %.4f, validation loss %.4f%s%s",
                 where(fit) + _spent_and_left(fit), self.train_loss, figures["loss"], others, best,

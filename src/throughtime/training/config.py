@@ -25,6 +25,7 @@ from throughtime import tasks
 from throughtime.errors import TrainingError
 from throughtime.options import Count, Options, PathText, Positive, Share, explained
 from throughtime.paths import run_path
+from throughtime.spelling import option
 from throughtime.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
@@ -308,7 +309,17 @@ class TrainConfig(BaseModel):
                 wrong += map(dict, error.errors())
         if wrong:
             raise TrainingError("\n".join(_explained(error, name, groups.values()) for error in wrong))
+        cls._require_decaying(made["training"])
         return cls(**made)
+
+    @staticmethod
+    def _require_decaying(training: TrainingOptions) -> None:
+        for name in ("decay", "decay_after"):
+            if getattr(training, name) is not None and training.schedule not in DEFAULT_DECAY:
+                raise TrainingError(
+                    f"{option(name)} is for the schedules {' and '.join(DEFAULT_DECAY)}; the schedule is "
+                    f"{training.schedule}: remove {option(name)}, or set {option('schedule')}"
+                )
 
     def anywhere(self) -> Self:
         """Return a copy with absolute data paths, valid in any working directory."""

@@ -55,7 +55,8 @@ def measured(
     """
     assert model.task is not None
     sums = total(model, task.reading(part, terms=terms), task.metrics(model.task.codecs), progress)
-    return {**task.figures(sums.figures, task.subset(part, terms)), **task.extra_figures(model, part, terms)}
+    figures = {**sums.figures, "loss": task.loss(sums.figures)}
+    return {**task.figures(figures, task.subset(part, terms)), **task.extra_figures(model, part, terms)}
 
 
 @dataclass

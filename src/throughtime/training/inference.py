@@ -148,6 +148,11 @@ class Inference:
             raise UserError(f"predictions of task {task.name} are {f'written to {kinds}' if kinds else 'tables'}")
         return task.write_prediction(self.model, self._given(), self.run.description.codecs, out, self.progress)
 
+    def __post_init__(self) -> None:
+        kind = type(self.run.task)
+        if "-" in (self.paths or ()) and not kind.reads_standard_input:
+            raise DataError(f"standard input is only for text, but the run's task is {kind.name}; pass files")
+
     def _given(self) -> Sequence[str | Path]:
         if self.paths is None:
             raise DataError("predictions need data; pass one or more files or directories")

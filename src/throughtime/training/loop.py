@@ -44,7 +44,7 @@ from throughtime.training.fabric import joinable, loggers_of, path_from_first, r
 from throughtime.training.first_lines import first_lines
 from throughtime.training.fitting import Diverged, Fit
 from throughtime.training.measuring import measure
-from throughtime.training.options import TrainOptions
+from throughtime.training.options import Paths, TrainOptions
 from throughtime.training.planning import later_end, make_plan, replay_of
 from throughtime.training.processes import rank
 from throughtime.training.reloading import begun_model, data_of
@@ -57,6 +57,7 @@ _log = logging.getLogger("throughtime")
 
 
 def train(
+    data: Paths | None = None,
     *,
     task: str | type[Task[Any]] | None = None,
     cell: str | Cell | None = None,
@@ -66,10 +67,11 @@ def train(
     """Train a recurrent network and evaluate it on held-out data.
 
     Args:
+        data: files and directories; by default, Python's own documentation, which is on every machine.
         task: the name of a task, or a custom task class; guessed from the data by default.
         cell: the name of a cell, or a custom cell; the LSTM by default.
         progress: whether to show progress bars and about ten lines with losses on standard error.
-        **options: `data`, `hidden_size`, `num_layers`, `steps`, `out` and the other options that
+        **options: `hidden_size`, `num_layers`, `steps`, `out` and the other options that
             `throughtime.training.TrainOptions` lists and `throughtime.training.TrainConfig` explains.
 
     Returns:
@@ -81,7 +83,7 @@ def train(
         DataError: if the data can't be read or are unsuitable.
         RunError: if the directory for the run already exists.
     """
-    return train_from(Start.of(options, task, cell), time.monotonic(), progress=progress)
+    return train_from(Start.of({"data": data, **options}, task, cell), time.monotonic(), progress=progress)
 
 
 def train_from(start: Start, started: float, data: Data[Any] | None = None, progress: bool = True) -> Run:
@@ -172,7 +174,10 @@ def resume(
 
     def begin() -> Path:
         if end is not None:
-            data_of(run, display.progress)  # rejects changed data before anything is written
+            # Changed data and a damaged checkpoint are rejected before anything is written.
+            data_of(run, display.progress)
+            if run.checkpoint.exists():
+                load_checkpoint(run.checkpoint)
             extended = run.extended(*end)
             if extended.plan.peak < 1 and extended.config.training.schedule == "cosine":
                 _log.info("the learning rate warms up again, to %g of its original peak", extended.plan.peak)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, TypedDict
 
 PathLike: TypeAlias = str | os.PathLike[str]
+Paths: TypeAlias = PathLike | Sequence[PathLike]
 
 
 class TrainOptions(TypedDict, total=False):
@@ -16,7 +17,6 @@ class TrainOptions(TypedDict, total=False):
     """
 
     # options of all tasks
-    data: PathLike | Sequence[PathLike] | None
     valid: PathLike | None
     test: PathLike | None
     encoding_errors: Literal["strict", "replace"] | None

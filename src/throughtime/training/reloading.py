@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from throughtime.errors import RunError
+from throughtime.errors import DataError, RunError
+from throughtime.paths import display_path
 from throughtime.runs import Run
 from throughtime.stored import INITIAL
 from throughtime.tasks.base import Data, Progress
@@ -24,7 +25,15 @@ def data_of(run: Run, progress: Progress | None = None) -> Data[Any]:
         RunError: if the data have changed.
         DataError: if the data can't be read.
     """
-    data = run.task.prepare(progress, run.description.codecs)
+    try:
+        data = run.task.prepare(progress, run.description.codecs)
+    except DataError:
+        if "-" not in (run.config.task.data or ()):
+            raise
+        raise DataError(
+            f"{display_path(run.path)} was trained on a text from standard input, which runs don't store; pass it to "
+            "standard input again"
+        ) from None
     if data.digest != run.record.data.digest:
         raise RunError(f"{data.name} has changed since {run.path} was started; restore it, or train a new run")
     return data
