@@ -91,7 +91,7 @@ def main() -> int:
             found[covariates] = figures
             name = "with covariates" if covariates else "without"
             print(
-                f"{name:16} MAE, scaled {figures['mae']:.4f}  MSE, scaled {figures['mse']:.4f}"
+                f"{name:16} scaled MAE {figures['mae']:.4f}  scaled MSE {figures['mse']:.4f}"
                 f"  MASE {figures['mase']:.3f}  coverage {figures['coverage']:.1%}  {took:.0f} s"
             )
     ratio = found[True]["mae"] / found[False]["mae"]

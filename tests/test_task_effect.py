@@ -106,8 +106,8 @@ def test_the_loss_is_the_standard_one():
 
 
 def test_the_reported_loss_is_that_of_the_whole_sound(run, folder):
-    signal = run.task.read([folder], run.description.codecs).signals[0]
-    raw, wet = torch.from_numpy(by_hand(run, signal[:, 0].copy()))[:, None, None], torch.from_numpy(signal[:, 1:].copy())[:, None]
+    signal = np.array(run.task.read([folder], run.description.codecs).signals[0])
+    raw, wet = torch.from_numpy(by_hand(run, signal[:, 0]))[:, None, None], torch.from_numpy(signal[:, 1:])[:, None]
     head = run.model().head
     whole = float(head.loss_of(raw.float(), wet.float())) / len(signal)
     assert run.evaluate(folder)["loss"] == pytest.approx(whole, rel=1e-2)  # the head damps the ratio of quiet sounds

@@ -79,7 +79,7 @@ def test_a_network_with_covariates_beats_the_baselines(run):
     assert found["loss"] == pytest.approx(found["mae"], rel=1e-5)  # the head's loss; float32
     assert 0.65 < found["coverage"] < 0.95
     labels = [label for label, _ in evaluation_rows(run.task, found)]
-    assert labels[:2] == ["MSE, scaled", "MAE, scaled"]
+    assert labels[:2] == ["scaled MSE", "scaled MAE"]
 
 
 def test_evaluation_uses_rows_not_seen_in_training(run, file):
@@ -272,7 +272,7 @@ def test_forecasts_are_compared_with_the_best_baseline(head, metric):
     task = ForecastTask(ForecastOptions(horizon=3, head=head))
     baselines = {"last value": {"mse": 4.0, "mae": 2.0}, "ridge": {"mse": 0.5, "mae": 0.25}}
     own = {"loss": 0.1, "mse": 1.0, "mae": 1.0}
-    assert f"worse than the baseline 'ridge' ({metric.upper()}, scaled 0." in worse_than(task, own, baselines)
+    assert f"worse than the baseline 'ridge' (scaled {metric.upper()} 0." in worse_than(task, own, baselines)
     assert worse_than(task, own | {metric: 0.1}, baselines) == ""
 
 

@@ -16,7 +16,7 @@ FIGURES = {
     ("task", "labels"),
     [
         ("audio", ["bits per sample", "samples"]),
-        ("forecast", ["MSE, scaled", "MAE, scaled", "MASE", "sMAPE", "coverage of 80% intervals", "values"]),
+        ("forecast", ["scaled MSE", "scaled MAE", "MASE", "sMAPE", "coverage of 80% intervals", "values"]),
         ("text", ["loss", "bits per byte", "characters"]),
     ],
 )
@@ -28,7 +28,7 @@ def test_no_figure_is_printed_twice(task, labels):
 @pytest.mark.parametrize(
     ("task", "options", "metric", "label"),
     [
-        ("forecast", {"head": "mae"}, "loss", "MAE, scaled"),
+        ("forecast", {"head": "mae"}, "loss", "scaled MAE"),
         ("forecast", {"head": "quantiles"}, "loss", "loss"),
         ("effect", {}, "esr", "ESR"),
         ("notes", {}, "frame_accuracy", "frame accuracy"),

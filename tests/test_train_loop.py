@@ -396,16 +396,18 @@ def test_weight_decay_defaults_to_the_optimizers(tmp_path):
     assert run.config.training.weight_decay == 0.3
 
 
-def test_a_star_marks_each_line_after_which_the_best_is_a_new_one(tmp_path):
+def test_each_new_best_is_marked_or_named_in_the_next_line(tmp_path):
     run = train_tiny(tmp_path, steps=60, lr=1.0, hidden_size=4)
     losses = {row["step"]: row["valid_loss"] for row in run.metrics() if row["valid_loss"] is not None}
-    lines = re.findall(r"step (\d+) of .*validation loss [\d.]+( \*)?$", run.log.read_text(), re.MULTILINE)
-    assert len(lines) > 5
-    before, best = 0, math.inf
-    for step, star in ((int(step), star) for step, star in lines):
-        here = min(loss for at, loss in losses.items() if before < at <= step)
-        assert bool(star) == (here < best)
+    lines = re.findall(r"step (\d+) of .*validation loss [\d.]+(.*)$", run.log.read_text(), re.MULTILINE)
+    before, best, marks = 0, math.inf, set()
+    for step, mark in ((int(step), mark) for step, mark in lines):
+        here, at = min((loss, at) for at, loss in losses.items() if before < at <= step)
+        named = " *" if at == step else f"; best {here:.4f} at step {at:.0f}"
+        assert mark == (named if here < best else "")
         before, best = step, min(here, best)
+        marks.add(mark[:3])
+    assert marks == {"", " *", "; b"}
 
 
 def test_a_run_worse_than_the_baseline_is_reported_with_advice(tmp_path):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SEGMENT = 24  # the default maximum number of rows per step
 _CONTEXT = 672  # the default maximum number of context rows, unless the horizon is longer
-_LABELS = {"mse": "MSE, scaled", "mae": "MAE, scaled", "mase": "MASE", "smape": "sMAPE"}
+_LABELS = {"mse": "scaled MSE", "mae": "scaled MAE", "mase": "MASE", "smape": "sMAPE"}
 _MAX_CALIBRATED = 2_000_000  # values to calibrate intervals on
 
 

@@ -178,7 +178,7 @@ def _by_series(part: Windows, errors: Array, covered: Array, observed: Array, sh
         "Measured on the windows of the chart of errors above. MAE is at the common scale. MASE divides it by the "
         f"seasonal naive forecast's error in training, so a value above 1 is worse than that forecast. Coverage is the "
         f"fraction of values in the {share:.0%} intervals.{more}",
-        ("series", "windows", "MAE, scaled", "MASE", "coverage"),
+        ("series", "windows", "scaled MAE", "MASE", "coverage"),
         rows[:_SERIES],
     )
 

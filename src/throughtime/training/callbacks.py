@@ -237,7 +237,11 @@ class MetricsRows(Callback):
         if fit.just_validated and self._is_due(fit):
             monitor = fit.task.monitor
             others = "" if monitor == "loss" else f", {fit.task.label(monitor)} {figure(figures[monitor])}"
-            best = " *" if self._best.step > self._last_step else ""
+            best = ""
+            if self._best.step == fit.step:
+                best = " *"
+            elif self._best.step > self._last_step and self._best.best is not None:
+                best = f"; best {figure(self._best.best)} at step {self._best.step:,}"
             self._last_step = fit.step
             _log.info(
                 "%s: training loss %.4f, validation loss %.4f%s%s",

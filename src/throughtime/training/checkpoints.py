@@ -11,6 +11,7 @@ import torch
 
 from throughtime.errors import RunError
 from throughtime.files import replacing
+from throughtime.spelling import option
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -30,6 +31,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
-        raise RunError(f"{path} is damaged, so the run can't be resumed: {reason}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        # torch's messages are about its archive format.
+        raise RunError(
+            f"{path} is damaged, so the run can't be resumed; its best weights are kept, and a new run can start from "
+            f"them with {option('init_from')}"
+        ) from None

@@ -20,7 +20,7 @@ from throughtime.files import DISK_FULL
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run
-from throughtime.spelling import command, duration, option
+from throughtime.spelling import command, counted, duration, option, setting
 from throughtime.stored import INITIAL, remover
 from throughtime.tasks.base import Data, Task
 from throughtime.training.building import build_model
@@ -54,6 +54,8 @@ from throughtime.training.sizing import fitted
 from throughtime.training.start import Start
 
 _log = logging.getLogger("throughtime")
+
+_MUCH_SLOWER = 0.6  # the fraction of the planned steps below which to report that the machine became slower
 
 
 def train(
@@ -316,6 +318,11 @@ def _trained(run: Run, data: Data[Any], display: Display, notes: Sequence[str]) 
             for line in (*notes, f"run: {display_path(run.path)}"):
                 _log.info("%s", line)
         training, best, signals = _fit(run, data, display)
+        if rank() == 0 and not signals.interrupted and training.step < _MUCH_SLOWER * run.plan.expected_steps:
+            _log.warning(
+                "the machine was slower than at the start: %s of about %s; if other programs are running, %s may help",
+                f"{training.step:,}", counted(run.plan.expected_steps, "step"), setting("threads", 1),
+            )  # fmt: skip
         if signals.interrupted:
             raise Interrupted(f"training was stopped at {where(training)}. {again}")
         if rank() == 0:
