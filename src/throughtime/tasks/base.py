@@ -124,7 +124,6 @@ class Task(ABC, Generic[S]):
         about: a short description of what the task learns.
         Options: the class of its options, with its defaults of network and training options.
         unit: the unit that the loss is averaged over, such as "character".
-        measure: the unit of the loss in reports.
         monitor: the metric used to select the best weights.
         maximize: whether a larger value of `monitor` is better.
         next_commands: commands to suggest after training; {} becomes the run's directory and DATA its training data.
@@ -145,7 +144,6 @@ class Task(ABC, Generic[S]):
     name: ClassVar[str]
     about: ClassVar[str]
     Options: ClassVar[type[TaskOptions]]
-    measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
     next_commands: ClassVar[Sequence[str]] = ("inspect {}", "predict {} DATA --out predictions.csv")
@@ -204,6 +202,11 @@ class Task(ABC, Generic[S]):
     def unit(self) -> str:
         """The unit that the loss is averaged over, such as "character"."""
         return "step"
+
+    @property
+    def loss_in_words(self) -> str:
+        """The name of the loss in reports, such as "nats per character"."""
+        return f"nats per {self.unit}"
 
     def describe(self, codecs: Codecs, baselines: Mapping[str, Any] | None = None) -> TaskDescription:
         """Return the task as plain data, with its options except those about data."""

@@ -63,6 +63,11 @@ class Effect(Task[Pairs]):
         """See `Task.unit`."""
         return "sample"
 
+    @property
+    def loss_in_words(self) -> str:
+        """See `Task.loss_in_words`."""
+        return "error-to-signal ratio plus mean error"
+
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Pairs]:
         """See `Task.prepare`."""
         options = self.options

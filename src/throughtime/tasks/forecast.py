@@ -46,7 +46,6 @@ class ForecastTask(Task[Windows]):
     options: ForecastOptions
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
-    measure: ClassVar[str] = "loss"
     max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
     reads_again: ClassVar[bool] = True
     shows_reach: ClassVar[bool] = False  # the report shows the rows that each forecast depends on instead
@@ -63,6 +62,11 @@ class ForecastTask(Task[Windows]):
     def unit(self) -> str:
         """See `Task.unit`."""
         return "value"
+
+    @property
+    def loss_in_words(self) -> str:
+        """See `Task.loss_in_words`."""
+        return "loss per value"
 
     @property
     def horizon(self) -> int:

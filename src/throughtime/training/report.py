@@ -60,7 +60,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
             f"to look inside: throughtime inspect {run.path}",
         ],
         step=task.unit,
-        measure=task.measure,
+        loss=task.loss_in_words,
         flows=flows,
         samples=_samples(run),
         **task.pictures(model, data, run.plan.evaluate_terms),

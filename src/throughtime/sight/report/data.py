@@ -332,8 +332,8 @@ class ReportData:
         title: the heading.
         facts: short descriptions of the network and the text.
         step: the name of a step: "character", "word", "byte pair", "token", "step".
-        unit: the denominator of the loss, as in "nats per character"; defaults to the step.
-        measure: the unit of the loss, such as "nats".
+        unit: the unit that the loss of a sequence is averaged over; defaults to the step.
+        loss: the name of the loss in the learning curves, such as "nats per character".
         warnings: notes to show at the top.
         reading: the text or sequences, which the units in `values` shade.
         best_step: the training step whose weights were kept.
@@ -343,7 +343,7 @@ class ReportData:
     facts: Sequence[str] = ()
     step: str = "character"
     unit: str = ""
-    measure: str = "nats"
+    loss: str = "loss"
     warnings: Sequence[str] = ()
     reading: Reading | None = None
     values: Sequence[Values] = ()

@@ -162,7 +162,7 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
     return {
         "step": data.step,
         "unit": data.unit or data.step,
-        "measure": data.measure,
+        "loss": data.loss,
         "reading": _reading(data.reading, block) if data.reading else None,
         "values": [_values(value, number, block) for number, value in enumerate(data.values)],
         "flows": [_flow(flow) for flow in data.flows],
