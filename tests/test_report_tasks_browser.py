@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from report_pages import made_up_lines, made_up_times, open_page
 from test_report_browser import assert_looks_right, choose, colors, press, resize, token, wait_for
 
+from throughtime.sight.report.data import Roll
 from throughtime.sight.report.render import write
 
 CLEAR = "rgba(0, 0, 0, 0)"
@@ -112,6 +115,20 @@ def test_roll_shows_keys_and_a_unit_below(driver: Driver, tmp_path: Any) -> None
     before = driver.execute_script("return document.activeElement.dataset.t")
     press(driver, Keys.ARROW_RIGHT)
     assert driver.execute_script("return document.activeElement.dataset.t") == str(int(before) + 1)
+
+
+def test_wide_rolls_and_long_names_stay_inside_the_page(driver: Driver, tmp_path: Any) -> None:
+    wide = np.zeros((200, 12))
+    data = made_up_times(roll=True, rolls=[Roll("Piece 0", [f"C{k}" for k in range(12)], wide, wide)])
+    parts = [replace(part, name="a_long_name_without_spaces_" * 3) for part in data.reading.parts]
+    data = replace(data, reading=replace(data.reading, parts=parts))
+    resize(driver, 1000)
+    open_page(driver, write(data, tmp_path / "page.html"))
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 1000
+    scrolls = "const e = document.querySelector(arguments[0]); return e.scrollWidth > e.clientWidth"
+    assert driver.execute_script(scrolls, "#rolls .scroll")
+    token(driver, 3).click()
+    assert not driver.execute_script(scrolls, "#detail")
 
 
 def test_names_add_no_elements_to_a_page(driver: Driver, tmp_path: Any) -> None:
