@@ -52,11 +52,12 @@ def test_sequences_are_shaded_by_influence_on_their_labels(driver: Driver, tmp_p
     assert shades[0] == shades[3] == shades[8] == max(shades)
     assert shades[1] == pytest.approx(max(shades) / 2, abs=0.01)
     assert shades[2] == 0
-    assert texts(driver, ".line .verdict") == ["x 75%", "x 75%, not y", "x 75%"]
+    assert texts(driver, ".line .verdict") == ["x 75%", "x 75% (correct: y)", "x 75%"]
     token(driver, 3).click()
     detail = driver.find_element("id", "detail").text
     assert "1 of 2 in file:1" in detail
-    assert "Answer for this sequence" in detail
+    assert "Prediction for this sequence" in detail
+    assert "true label\ny" in detail
     driver.find_element("css selector", "input[value=unit] + span").click()
     assert [strength(color) for color in colors(driver)] != shades
     driver.find_element("css selector", "input[value=back] + span").click()
@@ -80,7 +81,7 @@ def test_the_page_shows_the_confusion_matrix_and_the_tables(driver: Driver, tmp_
 
 def test_influences_on_a_tag_stay_inside_its_sequence(driver: Driver, tmp_path: Any) -> None:
     open_page(driver, write(made_up_lines(whole=False), tmp_path / "page.html"))
-    assert texts(driver, "#reading small") == ["x"] * 3 + ["x, not y"] * 2 + ["x"] * 4
+    assert texts(driver, "#reading small") == ["x"] * 3 + ["x (correct: y)"] * 2 + ["x"] * 4
     token(driver, 6).click()
     shades = [strength(color) for color in colors(driver)]
     assert {t for t, shade in enumerate(shades) if shade} == {5, 6, 7}  # steps two away have no influence here

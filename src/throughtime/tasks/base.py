@@ -58,6 +58,11 @@ class Data(Generic[S]):
     counts: Mapping[str, int]
     notes: Sequence[str] = ()
 
+    @property
+    def reported(self) -> S:
+        """The part whose results are reported: the test part, or the validation part if there is none."""
+        return self.valid if self.test is None else self.test
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -414,6 +419,8 @@ class Task(ABC, Generic[S]):
 
     def pictures(self, model: SequenceModel, data: Data[S], terms: int) -> dict[str, Any]:
         """Return the task's part of the training report, besides learning curves, the gradients' reach and samples.
+
+        The results are those of `data.reported`.
 
         Args:
             model: the trained network.

@@ -424,11 +424,10 @@ class ForecastTask(Task[Windows]):
         return outcome(model, part, self.options.interval, _baselines_of(model))
 
     def pictures(self, model: SequenceModel, data: Data[Windows], terms: int) -> dict[str, Any]:
-        """See `Task.pictures`: the outcome on the test part, or on the validation part if there is no test part."""
+        """See `Task.pictures`: the outcome."""
         from throughtime.tasks.forecast_page import outcome
 
-        part = data.valid if data.test is None else data.test
-        return outcome(model, part, self.options.interval, _baselines_of(model), max(1, terms // self.horizon))
+        return outcome(model, data.reported, self.options.interval, _baselines_of(model), max(1, terms // self.horizon))
 
     def passage(self, part: Windows, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; shows evenly spaced windows."""

@@ -46,6 +46,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
 
     result, task = run.result, run.task
     part = run.headline().part
+    results_on = f"the {'test' if part == 'test' else 'validation'} data"
     figures = {name: value for name, value in result[part].items() if name != "baselines"} if result else {}
     rows = task.figure_rows(figures) if figures else []
     model = run.model()
@@ -56,11 +57,12 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
         title=f"How {run.path.resolve().name} learned",
         facts=[
             *facts(run),
-            *(f"{label} {value} on the {'test' if part == 'test' else 'validation'} data" for label, value in rows[:1]),
+            *(f"{label} {value} on {results_on}" for label, value in rows[:1]),
             f"to look inside: throughtime inspect {run.path}",
         ],
         step=task.unit,
         loss=task.loss_in_words,
+        results_on=results_on,
         flows=flows,
         samples=_samples(run),
         **task.pictures(model, data, run.plan.evaluate_terms),

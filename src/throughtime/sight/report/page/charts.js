@@ -294,7 +294,7 @@ function listPlaces() {
     const code = make("code", { dir: "auto" }, before, make("mark", { text: here }), after);
     const entry = make("li", {}, code, make("br"), jump(t, `${number(loss, 1)} nats`));
     const share = READING.choices ? percent(arrays.probabilities[t * READING.choices]) : "";
-    if (READING.answers.length) entry.append(` ${answerOf(t)}, predicted ${predictionOf(t)} (${share})`);
+    if (READING.answers.length) entry.append(` predicted ${predictionOf(t)} ${share}${predictionOf(t) === answerOf(t) ? "" : ` (correct: ${answerOf(t)})`}`);
     else if (READING.choices) entry.append(` predicted ${label(predictionOf(t))} (${share})`);
     return entry;
   }));
