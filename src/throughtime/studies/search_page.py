@@ -71,7 +71,8 @@ def _history(study: Study, figure: str) -> list[Any]:
     from optuna.visualization import plot_intermediate_values, plot_optimization_history
 
     by_trial = plot_optimization_history(study, target_name=figure)
-    by_trial.update_layout(title=f"{figure} of each trial", xaxis_title="trial")
+    by_trial.update_layout(title=f"{figure} of each trial", xaxis_title="trial", xaxis_tickformat="d")
+    by_trial.update_traces(name="best so far", selector={"name": "Best Value"})
     during = plot_intermediate_values(study)
     for trace in during.data:
         trace.x = [100 * point // PRUNINGS for point in trace.x]
