@@ -50,7 +50,7 @@ def test_a_comparison_writes_its_runs_table_and_page(tmp_path, text):
     assert [each["value"]["mean"] for each in found["cells"]] == sorted(e["value"]["mean"] for e in found["cells"])
     assert list(found["baselines"]) == ["tokens by frequency"]
     assert found["differences"] == []  # not tested below 5 seeds
-    assert "differences are tested with 5 or more seeds" in found["notes"][-1]
+    assert "Differences are tested with 5 or more seeds" in found["notes"][-1]
     for each in found["cells"]:
         assert abs(each["parameters"] / found["parameters"] - 1) < 0.1
         assert [Run.open(path).finished for path in each["runs"]] == [True, True]

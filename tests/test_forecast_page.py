@@ -51,6 +51,9 @@ def test_report_metrics_match_the_task(run):
     assert curves["network"].values.mean() == pytest.approx(figures["mae"], rel=1e-5)
     for name, baseline in figures["baselines"].items():
         assert curves[name].values.mean() == pytest.approx(baseline["mae"], rel=1e-5)
+    assert forecasts.measured == f"{len(data.test)} windows"
+    some = outcome(model, data.test, 0.8, run.description.baselines, 5)["forecasts"]
+    assert some.measured == f"5 windows, evenly spaced among {len(data.test)}"
     (by_series,) = found["tables"]
     shares = {row[0]: row[4] for row in by_series.rows}
     assert np.mean(list(shares.values())) == pytest.approx(figures["coverage"], rel=1e-5)

@@ -10,7 +10,8 @@ import pytest
 import throughtime
 from throughtime import tasks
 from throughtime.errors import CellError, RunError, TrainingError, UserError
-from throughtime.studies.memory import claims
+from throughtime.studies.memory import ENOUGH_STEPS, Attempt, _unfinished, claims
+from throughtime.studies.memory_page import sentences
 from throughtime.tasks.long_lags import LAG_TASKS, LagTask
 from throughtime.tasks.sequences import all_raw_outputs
 from throughtime.training import TrainConfig, fit
@@ -136,6 +137,27 @@ def test_failed_claims_are_reported():
     for lag in (None, 100):  # neither cell learned any lag, or both learned all
         _, undecided = claims({"copy": {"rnn": lag, "gru": lag}}, [10, 20, 50, 100])
         assert undecided["reproduced"] is None
+
+
+def test_claims_that_the_time_limit_decides_are_undecided():
+    lags = [10, 20, 50]
+    longest = {"parity": {"rnn": 10, "lstm": None, "gru": 20}}
+
+    def found(steps, **notes):
+        lag = {"rnn": 20, "lstm": 10, "gru": 50}
+        attempts = [Attempt("parity", cell, lag[cell], False, 0.5, steps, 3.0, notes.get(cell, "")) for cell in lag]
+        return claims(longest, lags, _unfinished(longest, lags, attempts))
+
+    assert [each["reproduced"] for each in found(ENOUGH_STEPS)] == [True, False, True]
+    assert [each["reproduced"] for each in found(ENOUGH_STEPS - 1)] == [None, None, None]
+    assert [each["reproduced"] for each in found(1, rnn="loss is not finite")] == [True, None, True]  # it diverged
+    ((*_, last),) = [sentences({"claims": found(1)})]
+    assert last == (
+        "parity: undecided: the GRU spans longer lags than a plain RNN (the plain RNN learned lag 10, the GRU lag 20; "
+        "time ran out, and more time may change this)."
+    )
+    assert _unfinished(longest, lags, []) == {("parity", cell) for cell in ("rnn", "lstm", "gru")}
+    assert _unfinished({"parity": {"rnn": 50}}, lags, []) == set()  # it learned the longest lag
 
 
 def test_chrono_is_a_network_option():

@@ -12,7 +12,7 @@ import pytest
 from report_pages import PATIENCE, TEXT, large_page, made_up, made_up_sound, open_page
 
 from throughtime.sight import match
-from throughtime.sight.report.data import Values
+from throughtime.sight.report.data import Curve, Flow, Values
 from throughtime.sight.report.packing import quantized
 from throughtime.sight.report.render import write
 
@@ -220,7 +220,7 @@ def test_surprise_shades_the_text_and_links_to_its_places(driver: Driver, page: 
 
 def test_clicking_a_gallery_unit_shows_it_in_the_text(driver: Driver, page: Path) -> None:
     open_page(driver, page)
-    wait_for(driver, "document.querySelectorAll('#gallery button').length > 1")
+    wait_for(driver, "document.querySelectorAll('#gallery button').length")
     choose(driver, "unit", "5")
     driver.find_element("css selector", "#gallery button").click()
     assert wait_for(driver, "document.getElementById('unit').value === '3'")
@@ -244,7 +244,38 @@ def test_the_gallery_shows_units_that_differ(driver: Driver, tmp_path: Path) -> 
     open_page(driver, write(made_up(TEXT, units=4, values=found), tmp_path / "report.html"))
     wait_for(driver, "document.querySelectorAll('#gallery button').length")
     names = driver.execute_script("return [...document.querySelectorAll('#gallery button')].map(b => b.textContent)")
-    assert names[:3] == ["layer0.input 0", "layer0.forget 1", "layer0.cell 2"]
+    assert names == ["layer0.input 0", "layer0.forget 1", "layer0.cell 2"]  # the other units follow no feature
+
+
+def test_curves_over_several_powers_of_ten_have_a_logarithmic_axis(driver: Driver, tmp_path: Path) -> None:
+    layout = "document.getElementById('chart-training')._fullLayout"
+    for lowest, kind in ((0.5, "linear"), (0.01, "log"), (0.0, "linear")):  # a logarithm needs positive values
+        curve = Curve("training", np.arange(1, 4), np.array([5.0, 2.0, lowest]))
+        open_page(driver, write(made_up(reading=None, values=[], curves=[curve]), tmp_path / f"{lowest}.html"))
+        see(driver, "document.getElementById('chart-training')")
+        assert wait_for(driver, f"{layout} && [{layout}.yaxis.type, {layout}.yaxis.title.text]") == [kind, "loss"]
+
+
+def test_each_lag_is_next_to_its_marker_and_covers_no_other(driver: Driver, tmp_path: Path) -> None:
+    fall = 0.99 ** np.arange(201)
+    flows = [Flow("layer0", fall, lag, f"{lag} steps", 160, group)
+             for lag, group in ((17, "before training"), (23, "after training"))]  # fmt: skip
+    flows += [Flow("layer1", fall, lag, f"{lag} steps", 160, group)
+              for lag, group in ((20, "before training"), (33, "after training"))]  # fmt: skip
+    resize(driver, 1280)
+    open_page(driver, write(made_up(reading=None, values=[], flows=flows), tmp_path / "report.html"))
+    see(driver, "document.getElementById('chart-flow')")
+    boxes = driver.execute_script(
+        "return [...document.querySelectorAll('#chart-flow .annotation-text')].filter(e => Number(e.textContent))"
+        ".map(e => [e, e.getBoundingClientRect()]).map(([e, b]) => "
+        "[Number(e.textContent), b.left, b.top, b.right, b.bottom])"
+    )
+    assert sorted(box[0] for box in boxes) == [17, 20, 23, 33]
+    for k, (_, left, top, right, bottom) in enumerate(boxes):
+        for _, *other in boxes[:k]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+    # The numbers on the left belong to the smaller lags, and those on the right to the larger ones.
+    assert max(box[3] for box in boxes if box[0] <= 20) < min(box[1] for box in boxes if box[0] > 20)
 
 
 def test_heat_map_shows_values_and_links_to_its_places(driver: Driver, page: Path) -> None:

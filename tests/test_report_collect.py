@@ -19,7 +19,10 @@ from throughtime.cli.main import main
 from throughtime.runs import Run
 from throughtime.sight import connectivity, interest
 from throughtime.sight.report.collect import collect
+from throughtime.sight.report.data import ReportData, Values
 from throughtime.sight.report.passage import passage, passage_of
+from throughtime.sight.report.render import render
+from throughtime.sight.report.saving import summary
 from throughtime.training.evaluation import measured
 from throughtime.training.reloading import data_of, untrained
 from throughtime.training.report import write_report
@@ -209,13 +212,22 @@ def test_failing_report_leaves_the_run_intact(tmp_path: Path, monkeypatch: pytes
     assert write_report(run, data_of(run)) is None
 
 
-def test_the_summary_names_each_unit_once():
-    def unit(value, number, note="before a space"):
-        return {"value": value, "unit": number, "interest": 1.0, "note": note}
+def test_the_summary_and_the_page_list_the_same_units():
+    def values(name, interest, notes, layer="layer0"):
+        interest = np.array(interest)
+        return Values(layer, name, np.zeros((3, len(interest))), np.argsort(-interest), interest, notes)
 
-    units = [unit("layer0.cell", 3), unit("layer0.output", 3), unit("layer1.h", 3), unit("layer0.h", 4, "")]
-    found = {"report": "page.html", "data": [], "sounds": [], "horizons": {}, "units": units}
-    assert [text for label, text in _rows(found, "character", "character") if label == "unit"] == [
-        "layer0.cell 3: before a space",
-        "layer1.h 3: before a space",
-    ]
+    data = ReportData("some", values=[
+        values("cell", [0.9, 0.0004, 0.3], ["high at spaces", "high at digits", ""]),  # 0.04% and no feature
+        values("output", [0.8, 0.2, 0.1], ["low at spaces", "low in words", "rises along a word"]),  # a second value
+        values("h", [0.7, 0.6], ["low at spaces", "high at spaces"], "layer1"),  # the third that follows spaces
+    ])  # fmt: skip
+    found = summary(data)["units"]
+    wanted = [("layer0.cell", 0), ("layer1.h", 0), ("layer0.output", 1), ("layer0.output", 2)]
+    assert [(each["value"], each["unit"]) for each in found] == wanted
+    page = json.loads(re.search(r'id="data">(.*?)</script>', render(data), re.S)[1])
+    names = [f"{each['layer']}.{each['name']}" for each in page["values"]]
+    assert [(names[k], unit) for k, unit in page["interesting"]] == wanted
+    printed = {"report": "page.html", "data": [], "sounds": [], "horizons": {}, "units": found}
+    rows = [text for label, text in _rows(printed, "character", "character") if label == "unit"]
+    assert rows[:2] == ["layer0.cell 0: high at spaces", "layer1.h 0: low at spaces"]

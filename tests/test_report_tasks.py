@@ -198,6 +198,10 @@ def test_training_writes_the_report_of_the_task(name, sections, request):
     assert re.findall(r'<section id="([\w-]+)"', page) == sections
     found = content(run.report)
     assert len(found["rolls"]) == (2 if name == "played" else 0)
+    part = "test" if run.result["test"] else "validation"
+    assert f"on the {part} data</li>" in page
+    shown = "Pieces from the" if name == "played" else "of one true label in the"
+    assert f"{shown} {part} data" in page
     if name == "classified":
         assert np.sum(found["confusion"]["counts"]) == run.result["valid"]["sequences"]
         rows = found["tables"][0]["rows"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from report_pages import made_up_lines, made_up_times, open_page
 from test_report_browser import assert_looks_right, choose, colors, press, resize, token, wait_for
 
+from throughtime.sight.report.data import Roll
 from throughtime.sight.report.render import write
 
 CLEAR = "rgba(0, 0, 0, 0)"
@@ -49,11 +52,12 @@ def test_sequences_are_shaded_by_influence_on_their_labels(driver: Driver, tmp_p
     assert shades[0] == shades[3] == shades[8] == max(shades)
     assert shades[1] == pytest.approx(max(shades) / 2, abs=0.01)
     assert shades[2] == 0
-    assert texts(driver, ".line .verdict") == ["x 75%", "x 75%, not y", "x 75%"]
+    assert texts(driver, ".line .verdict") == ["x 75%", "x 75% (correct: y)", "x 75%"]
     token(driver, 3).click()
     detail = driver.find_element("id", "detail").text
     assert "1 of 2 in file:1" in detail
-    assert "Answer for this sequence" in detail
+    assert "Prediction for this sequence" in detail
+    assert "true label\ny" in detail
     driver.find_element("css selector", "input[value=unit] + span").click()
     assert [strength(color) for color in colors(driver)] != shades
     driver.find_element("css selector", "input[value=back] + span").click()
@@ -77,7 +81,7 @@ def test_the_page_shows_the_confusion_matrix_and_the_tables(driver: Driver, tmp_
 
 def test_influences_on_a_tag_stay_inside_its_sequence(driver: Driver, tmp_path: Any) -> None:
     open_page(driver, write(made_up_lines(whole=False), tmp_path / "page.html"))
-    assert texts(driver, "#reading small") == ["x"] * 3 + ["x, not y"] * 2 + ["x"] * 4
+    assert texts(driver, "#reading small") == ["x"] * 3 + ["x (correct: y)"] * 2 + ["x"] * 4
     token(driver, 6).click()
     shades = [strength(color) for color in colors(driver)]
     assert {t for t, shade in enumerate(shades) if shade} == {5, 6, 7}  # steps two away have no influence here
@@ -112,6 +116,20 @@ def test_roll_shows_keys_and_a_unit_below(driver: Driver, tmp_path: Any) -> None
     before = driver.execute_script("return document.activeElement.dataset.t")
     press(driver, Keys.ARROW_RIGHT)
     assert driver.execute_script("return document.activeElement.dataset.t") == str(int(before) + 1)
+
+
+def test_wide_rolls_and_long_names_stay_inside_the_page(driver: Driver, tmp_path: Any) -> None:
+    wide = np.zeros((200, 12))
+    data = made_up_times(roll=True, rolls=[Roll("Piece 0", [f"C{k}" for k in range(12)], wide, wide)])
+    parts = [replace(part, name="a_long_name_without_spaces_" * 3) for part in data.reading.parts]
+    data = replace(data, reading=replace(data.reading, parts=parts))
+    resize(driver, 1000)
+    open_page(driver, write(data, tmp_path / "page.html"))
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 1000
+    scrolls = "const e = document.querySelector(arguments[0]); return e.scrollWidth > e.clientWidth"
+    assert driver.execute_script(scrolls, "#rolls .scroll")
+    token(driver, 3).click()
+    assert not driver.execute_script(scrolls, "#detail")
 
 
 def test_names_add_no_elements_to_a_page(driver: Driver, tmp_path: Any) -> None:

@@ -47,6 +47,11 @@ def test_a_search_writes_its_trials_and_the_best_options(names, tmp_path):
     assert found["test"]["sequences"] == 20  # a tenth of the data
     page = (tmp_path / "search" / "search.html").read_text()
     assert "The search space" in page
+    assert str(tmp_path) not in re.search("<h1>.*</h1>", page)[0]
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S)[1])
+    titles = [figure["layout"]["title"]["text"] for figure in figures[:2]]
+    assert titles == ["accuracy of each trial", "best accuracy so far, during each trial"]
+    assert max(x for trace in figures[1]["data"] for x in trace["x"]) == 100
     fields = from_file(tmp_path / "search" / "best.json")
     assert {name: fields[name] for name in found["best"]} == found["best"]
     assert fields["test_share"] == 0.1

@@ -27,7 +27,7 @@ def inspect(
     run: RunArgument,
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DATA]", help="Data of the kind it was trained on. Default: the held-out data."),
+        typer.Argument(metavar="[DATA]", help="Data of the kind it was trained on. Default: the validation data."),
     ] = None,
     *,
     text: Annotated[
@@ -66,7 +66,7 @@ def inspect(
         raise UserError(f"pass either DATA ({' '.join(data)}) or --text, not both")
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     require_data(data or ())
-    announce(opened, ["the given text"] if text is not None else data or ["the held-out data"])
+    announce(opened, ["the given text"] if text is not None else data or ["the validation data"])
     path = out if out is not None else opened.path / "inspect.html"
     with starting():
         from throughtime.sight.report.collect import collect
@@ -108,7 +108,7 @@ def _passage(
         held_out = data_of(run, progress)
     except UserError as error:
         raise type(error)(f"{error}; or pass another text with DATA or --text") from None
-    return task.passage(held_out.valid, codecs, length, f"the held-out part of {short(held_out.name)}")
+    return task.passage(held_out.valid, codecs, length, f"the validation part of {short(held_out.name)}")
 
 
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
@@ -125,10 +125,5 @@ def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
         longest = f"still above 1% at the longest lag measured, {counted(found['largest_lag'], 'step')}"
         reach = longest if lag is None else f"1% left after {counted(lag, 'step')}"
         rows.append(("gradient", f"{layer}: {reach} (mean over {counted(found['horizon_losses'], 'loss')})"))
-    # A unit's state, gates and output often follow the same feature; its most interesting value stands for them.
-    named: dict[tuple[str, int], dict[str, Any]] = {}
-    for each in found["units"]:
-        if each["note"]:
-            named.setdefault((each["value"].partition(".")[0], each["unit"]), each)
-    rows += [("unit", f"{u['value']} {u['unit']}: {u['note']}") for u in list(named.values())[:_NAMED]]
+    rows += [("unit", f"{u['value']} {u['unit']}: {u['note']}") for u in found["units"][:_NAMED]]
     return rows

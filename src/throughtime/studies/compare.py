@@ -307,13 +307,13 @@ def _result(
     for each in cells:
         off = each["parameters"] / wanted - 1
         if abs(off) > _SIZE_TOLERANCE:
-            notes.append(f"{each['cell']} differs by {off:+.0%} from the target of {wanted:,} parameters")
+            notes.append(f"{each['cell']} differs by {off:+.0%} from the target of {wanted:,} parameters.")
     cells.sort(key=lambda each: each["value"]["mean"], reverse=maximize)
     compared = {each["cell"]: np.array([r["blocks"] for r in by_cell[each["cell"]]]) for each in cells
                 if each["cell"] in whole}  # fmt: skip
     found = differences(compared, np.array(rows[0]["weights"])) if rows else []
     if seeds < MIN_SEEDS:
-        notes.append(f"differences are tested with {MIN_SEEDS} or more seeds; this comparison has {seeds}")
+        notes.append(f"Differences are tested with {MIN_SEEDS} or more seeds; this comparison has {seeds}.")
     return {
         "task": task.name,
         "data": data.name,

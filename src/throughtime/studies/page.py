@@ -57,7 +57,7 @@ _PAGE = """<!doctype html>
 <script nonce="{{ nonce }}">
 "use strict";
 JSON.parse(document.getElementById("figures").textContent).forEach((figure, k) =>
-  Plotly.newPlot("figure-" + k, figure.data, figure.layout, {displaylogo: false, responsive: true}));
+  Plotly.newPlot("figure-" + k, figure.data, figure.layout, {displayModeBar: false, responsive: true}));
 </script>
 </body>
 </html>

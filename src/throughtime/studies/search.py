@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from optuna import Study
 
 RESULT, PAGE, BEST = "search.json", "search.html", "best.json"
+PRUNINGS = 10
+"""The number of times that a trial is compared with the other trials."""
 TERMS = 200_000
 """The maximum number of loss terms on which a trial is evaluated."""
 

@@ -15,7 +15,7 @@ from throughtime.spelling import option, setting
 from throughtime.studies.compare import resolved
 from throughtime.studies.folder import folder_of
 from throughtime.studies.result import StudyResult
-from throughtime.studies.search import RESULT, TERMS, Search, best_trial, finished
+from throughtime.studies.search import PRUNINGS, RESULT, TERMS, Search, best_trial, finished
 from throughtime.studies.search_split import split_off_test
 from throughtime.studies.search_storage import STORAGE, load_optuna, locked, open_study, quiet
 from throughtime.studies.spaces import CELLS, defaults_of, space_for
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from throughtime.training.fitting import Fit
 
-_PRUNINGS = 10  # comparisons with the other trials during a trial
 _TEST_SHARE = 0.1
 
 
@@ -155,7 +154,7 @@ class _Trials:
         mark = " *" if best is not None and best.number == last.number else ""
         values = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                            for name, value in last.params.items())  # fmt: skip
-        line = f"trial {last.number} ({len(done)} of {trials}): {state}{mark} ({values})"
+        line = f"trial {last.number}: {state}{mark} ({values})"
         self._display.console.print(line, markup=False)
         if best is not None:
             self._search.write_best(best.params)
@@ -209,10 +208,10 @@ class _Watch(Callback):
         assert fit.figures is not None
         value, better = fit.figures[self._kind.monitor], max if self._kind.maximize else min
         self._best = value if self._best is None else better(value, self._best)
-        point = _PRUNINGS * fit.step // fit.plan.expected_steps
+        point = PRUNINGS * fit.step // fit.plan.expected_steps
         if point > self._reported:
             self._reported = point
             self._trial.report(self._best, point)
-            if point < _PRUNINGS and self._trial.should_prune():
+            if point < PRUNINGS and self._trial.should_prune():
                 self.ended = "pruned"
                 fit.stop()

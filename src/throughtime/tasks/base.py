@@ -58,6 +58,11 @@ class Data(Generic[S]):
     counts: Mapping[str, int]
     notes: Sequence[str] = ()
 
+    @property
+    def reported(self) -> S:
+        """The part whose results are reported: the test part, or the validation part if there is none."""
+        return self.valid if self.test is None else self.test
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -124,7 +129,6 @@ class Task(ABC, Generic[S]):
         about: a short description of what the task learns.
         Options: the class of its options, with its defaults of network and training options.
         unit: the unit that the loss is averaged over, such as "character".
-        measure: the unit of the loss in reports.
         monitor: the metric used to select the best weights.
         maximize: whether a larger value of `monitor` is better.
         baseline_rows: the number of rows to print for each baseline.
@@ -145,7 +149,6 @@ class Task(ABC, Generic[S]):
     name: ClassVar[str]
     about: ClassVar[str]
     Options: ClassVar[type[TaskOptions]]
-    measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
     baseline_rows: ClassVar[int] = 2
@@ -209,6 +212,11 @@ class Task(ABC, Generic[S]):
     def next_commands(self) -> Sequence[str]:
         """Commands to suggest after training; {} becomes the run's directory, and DATA the training data."""
         return "inspect {}", "predict {} DATA --out predictions.csv"
+
+    @property
+    def loss_in_words(self) -> str:
+        """The name of the loss in reports, such as "nats per character"."""
+        return f"nats per {self.unit}"
 
     def describe(self, codecs: Codecs, baselines: Mapping[str, Any] | None = None) -> TaskDescription:
         """Return the task as plain data, with its options except those about data."""
@@ -429,6 +437,8 @@ class Task(ABC, Generic[S]):
 
     def pictures(self, model: SequenceModel, data: Data[S], terms: int) -> dict[str, Any]:
         """Return the task's part of the training report, besides learning curves, the gradients' reach and samples.
+
+        The results are those of `data.reported`.
 
         Args:
             model: the trained network.

@@ -71,6 +71,11 @@ class Effect(Task[Pairs]):
         knobs = "".join(f" --knob {name}={value:g}" for name, value in pair.knobs.items())
         return f"predict {{}} {shlex.quote(display_path(pair.dry.path))} --out predicted.wav{knobs}", "inspect {}"
 
+    @property
+    def loss_in_words(self) -> str:
+        """See `Task.loss_in_words`."""
+        return "error-to-signal ratio plus mean error"
+
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Pairs]:
         """See `Task.prepare`."""
         options = self.options
@@ -314,14 +319,14 @@ class Effect(Task[Pairs]):
         audible = energy > 1e-6 * energy.max()
         ratio = np.where(audible, 10 * np.log10(np.maximum(error, 1e-12) / np.maximum(energy, 1e-12)), np.nan)
         tracks = [track("dry", inputs[:, 0]), track("target", wet[:, 0]), track("prediction", found)]
-        title = f"{short(part.name)}, held-out data from {first / part.rate:.2f} s"
+        title = f"{short(part.name)}, from {first / part.rate:.2f} s"
         return [Sound(title, part.rate, tracks, (1, 2), "ESR, dB", ratio, window, values)]
 
     def pictures(self, model: SequenceModel, data: Data[Pairs], terms: int) -> dict[str, Any]:
-        """See `Task.pictures`: an excerpt of held-out sound."""
+        """See `Task.pictures`: an excerpt of the sound."""
         from throughtime.sight.report.collect import states_of
 
-        return {"sounds": self.sounds(model, data.valid, data.codecs, states_of(model))}
+        return {"sounds": self.sounds(model, data.reported, data.codecs, states_of(model))}
 
     def _read(
         self, pairs: Sequence[Pair], paths: Sequence[str | Path], device: DeviceInput, progress: Progress | None

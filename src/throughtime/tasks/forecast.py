@@ -46,7 +46,6 @@ class ForecastTask(Task[Windows]):
     options: ForecastOptions
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
-    measure: ClassVar[str] = "loss"
     max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
     reads_again: ClassVar[bool] = True
     shows_reach: ClassVar[bool] = False  # the report shows the rows that each forecast depends on instead
@@ -63,6 +62,11 @@ class ForecastTask(Task[Windows]):
     def unit(self) -> str:
         """See `Task.unit`."""
         return "value"
+
+    @property
+    def loss_in_words(self) -> str:
+        """See `Task.loss_in_words`."""
+        return "loss per value"
 
     @property
     def horizon(self) -> int:
@@ -421,11 +425,10 @@ class ForecastTask(Task[Windows]):
         return outcome(model, part, self.options.interval, _baselines_of(model))
 
     def pictures(self, model: SequenceModel, data: Data[Windows], terms: int) -> dict[str, Any]:
-        """See `Task.pictures`: the outcome on the test part, or on the validation part if there is no test part."""
+        """See `Task.pictures`: the outcome."""
         from throughtime.tasks.forecast_page import outcome
 
-        part = data.valid if data.test is None else data.test
-        return outcome(model, part, self.options.interval, _baselines_of(model), max(1, terms // self.horizon))
+        return outcome(model, data.reported, self.options.interval, _baselines_of(model), max(1, terms // self.horizon))
 
     def passage(self, part: Windows, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; shows evenly spaced windows."""

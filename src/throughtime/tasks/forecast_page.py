@@ -50,6 +50,7 @@ def outcome(
         by_step=_by_step(some, errors, observed, fitted),
         lookback=lookback(model, part),
         share=share,
+        measured=f"{len(some):,} windows" + (f", evenly spaced among {len(part):,}" if len(some) < len(part) else ""),
     )
     return {"forecasts": found, "tables": [_by_series(some, errors, covered, observed, share)]}
 
@@ -175,7 +176,7 @@ def _by_series(part: Windows, errors: Array, covered: Array, observed: Array, sh
     more = f" Only the worst {_SERIES} of {len(rows):,} series are listed." if len(rows) > _SERIES else ""
     return Table(
         "Results by series",
-        "Measured on the windows of the chart of errors above. MAE is at the common scale. MASE divides it by the "
+        "The windows are those of the chart of errors above. MAE is at the common scale. MASE divides it by the "
         f"seasonal naive forecast's error in training, so a value above 1 is worse than that forecast. Coverage is the "
         f"fraction of values in the {share:.0%} intervals.{more}",
         ("series", "windows", "scaled MAE", "MASE", "coverage"),

@@ -104,8 +104,8 @@ class SequenceTask(Task[Sequences]):
         return [f"feature {k}" for k in range(interface.size)] if interface.kind == "numeric" else ()
 
     def pictures(self, model: SequenceModel, data: Data[Sequences], terms: int) -> dict[str, Any]:
-        """See `Task.pictures`: the outcome on held-out data."""
-        return self.outcome(model, self.subset(data.valid, terms), data.codecs)
+        """See `Task.pictures`: the outcome."""
+        return self.outcome(model, self.subset(data.reported, terms), data.codecs)
 
 
 def raw_outputs(model: SequenceModel, part: Sequences) -> Iterator[tuple[int, NDArray[Any]]]:

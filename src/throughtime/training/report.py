@@ -45,9 +45,11 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
     from throughtime.sight.report.data import ReportData
 
     result, task = run.result, run.task
-    part = run.headline().part
+    headline = run.headline()
+    part = headline.part
+    results_on = f"the {'test' if part == 'test' else 'validation'} data"
     figures = {name: value for name, value in result[part].items() if name != "baselines"} if result else {}
-    rows = task.figure_rows(figures) if figures else []
+    rows = dict(task.figure_rows(figures)) if figures else {}
     model = run.model()
     flows = []
     if task.shows_reach:
@@ -56,11 +58,12 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
         title=f"How {run.path.resolve().name} learned",
         facts=[
             *facts(run),
-            *(f"{label} {value} on the {'test' if part == 'test' else 'validation'} data" for label, value in rows[:1]),
+            *([f"{headline.label} {rows[headline.label]} on {results_on}"] if headline.label in rows else []),
             f"to look inside: throughtime inspect {run.path}",
         ],
         step=task.unit,
-        measure=task.measure,
+        loss=task.loss_in_words,
+        results_on=results_on,
         flows=flows,
         samples=_samples(run),
         **task.pictures(model, data, run.plan.evaluate_terms),

@@ -67,6 +67,8 @@ def collect(
             title=f"Inside {run.path.resolve().name}",
             facts=[*facts(run), f"plays {passage.name}"],
             step=passage.step,
+            loss=run.task.loss_in_words,
+            results_on=passage.name,
             sounds=sounds,
             flows=flows,
             saturations=_saturations(model, recorded),
@@ -89,7 +91,8 @@ def collect(
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
         step=passage.step,
         unit=run.task.unit,
-        measure=run.task.measure,
+        loss=run.task.loss_in_words,
+        results_on=passage.name,
         warnings=_warnings(reading, passage.step),
         reading=reading,
         values=values,
@@ -254,7 +257,7 @@ def _read_in_words(reading: Reading, passage: Passage, unit: str) -> list[str]:
     elif reading.answers:
         right = [reading.alphabet[reading.top[t, 0]] == a for t, a in enumerate(reading.answers) if a]
         if right:
-            found.append(f"{sum(right):,} of {len(right):,} answers correct")
+            found.append(f"{sum(right):,} of {len(right):,} labels correct")
     loss = reading.loss
     if not math.isnan(loss):
         bits = f", {loss / math.log(2):.2f} bits" if not reading.parts else ""

@@ -315,6 +315,7 @@ class Forecasts:
         by_step: the mean absolute error at each row of the horizon, for the network and the baselines.
         lookback: the influence on forecasts of the row at each lag before their origin.
         share: the fraction of values that intervals are calibrated to contain.
+        measured: the windows that errors are measured on, in words.
     """
 
     last: Sequence[ForecastWindow]
@@ -322,6 +323,7 @@ class Forecasts:
     by_step: Sequence[Curve]
     lookback: Curve
     share: float
+    measured: str
 
 
 @dataclass(frozen=True)
@@ -332,8 +334,9 @@ class ReportData:
         title: the heading.
         facts: short descriptions of the network and the text.
         step: the name of a step: "character", "word", "byte pair", "token", "step".
-        unit: the denominator of the loss, as in "nats per character"; defaults to the step.
-        measure: the unit of the loss, such as "nats".
+        unit: the unit that the loss of a sequence is averaged over; defaults to the step.
+        loss: the name of the loss in the learning curves, such as "nats per character".
+        results_on: the data of the results, such as "the test data"; "" if there are none.
         warnings: notes to show at the top.
         reading: the text or sequences, which the units in `values` shade.
         best_step: the training step whose weights were kept.
@@ -343,7 +346,8 @@ class ReportData:
     facts: Sequence[str] = ()
     step: str = "character"
     unit: str = ""
-    measure: str = "nats"
+    loss: str = "loss"
+    results_on: str = ""
     warnings: Sequence[str] = ()
     reading: Reading | None = None
     values: Sequence[Values] = ()

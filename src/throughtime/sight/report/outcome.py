@@ -101,8 +101,8 @@ def mistakes(
     ]
     return Table(
         "Worst mistakes",
-        f"The {of} with the highest loss among the {len(wrong):,} of {len(true):,} that got a wrong label{about}. Look "
-        "for wrong labels in the data, and for cases that can't be decided from the input.",
+        f"The {of} with the highest loss among the {len(wrong):,} of {len(true):,} with a wrong prediction{about}. "
+        "Look for wrong labels in the data, and for cases that can't be decided from the input.",
         (of.removesuffix("s"), "true label", "predicted", "probability", "of the true label"),
         rows,
     )

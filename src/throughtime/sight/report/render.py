@@ -27,6 +27,7 @@ from throughtime.sight.report.data import (
     Values,
 )  # fmt: skip
 from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_influence, shares
+from throughtime.sight.report.units import interesting
 from throughtime.spelling import counted
 
 _PAGE = files("throughtime.sight.report") / "page"
@@ -63,6 +64,7 @@ def render(data: ReportData) -> str:
         data=data,
         parts=list(_parts(data)),
         kind=_kind(data.reading),
+        interesting=interesting(data.values),
         surprises=_surprises(data.reading),
         has_losses=data.reading is not None and not np.isnan(data.reading.losses).all(),
         nonce=secrets.token_urlsafe(16),
@@ -162,9 +164,10 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
     return {
         "step": data.step,
         "unit": data.unit or data.step,
-        "measure": data.measure,
+        "loss": data.loss,
         "reading": _reading(data.reading, block) if data.reading else None,
         "values": [_values(value, number, block) for number, value in enumerate(data.values)],
+        "interesting": interesting(data.values),
         "flows": [_flow(flow) for flow in data.flows],
         "timescales": [{"layer": t.layer, "gate": t.gate, "steps": t.steps} for t in data.timescales],
         "saturations": [

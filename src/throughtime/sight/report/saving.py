@@ -13,8 +13,7 @@ from throughtime.files import replacing
 from throughtime.sight.report.data import Array, ReportData
 from throughtime.sight.report.packing import plain
 from throughtime.sight.report.render import GENERATOR, require_writable
-
-_UNITS = 10  # the number of units in a summary
+from throughtime.sight.report.units import interesting
 
 
 def summary(data: ReportData) -> dict[str, Any]:
@@ -24,7 +23,7 @@ def summary(data: ReportData) -> dict[str, Any]:
         The numbers of `sequences`, `steps` and `unknown` tokens, `loss` in nats per answer and `bits_per_answer`, the
         same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond `largest_lag`), the
         number of losses they were measured on as `horizon_losses`, the `sounds` played, and the most interesting
-        `units`.
+        `units` (see `interesting`).
     """
     found: dict[str, Any] = {"title": data.title}
     if data.reading:
@@ -41,13 +40,10 @@ def summary(data: ReportData) -> dict[str, Any]:
     found["horizons"] = {" ".join(filter(None, (f.label, f.group))): f.lag for f in data.flows}
     found["horizon_losses"] = max((f.losses for f in data.flows), default=0)
     found["largest_lag"] = max((len(f.by_lag) - 1 for f in data.flows), default=0)
-    units = [
-        {"value": f"{v.layer}.{v.name}", "unit": int(u), "interest": float(v.interest[u]), "note": v.notes[u]}
-        for v in data.values
-        for u in v.units[:_UNITS]
-        if v.interest[u] > 0
+    found["units"] = [
+        {"value": f"{v.layer}.{v.name}", "unit": unit, "interest": float(v.interest[unit]), "note": v.notes[unit]}
+        for v, unit in ((data.values[k], unit) for k, unit in interesting(data.values))
     ]
-    found["units"] = sorted(units, key=lambda unit: -unit["interest"])[:_UNITS]
     return found
 
 

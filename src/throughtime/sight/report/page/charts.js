@@ -35,6 +35,24 @@ function layoutOf(more = {}) {
 const line = (k, dash = 0) => ({ color: series(k), width: 2, dash: DASHES[dash % DASHES.length] });
 const drawing = {};
 
+const LABEL = { width: 30, height: 17 }; // pixels of space for the number next to a marker
+
+// Place the lags next to their markers: smaller ones below on the left, larger ones above on the right, where their
+// own curves don't pass. A number that would cover its neighbor moves farther away.
+function placesOfLags(flows, longest) {
+  const sorted = [...flows].sort((a, b) => a.lag - b.lag);
+  const apart = (a, b) => (Math.abs(a.lag - b.lag) * byId("chart-flow").clientWidth) / longest;
+  const half = Math.ceil(sorted.length / 2);
+  const place = (side, way) => {
+    let row = 0;
+    return side.map((flow, k) => {
+      row = k && apart(flow, side[k - 1]) < LABEL.width ? row + 1 : 0;
+      return [flow, -way * 15, way * (15 + row * LABEL.height)];
+    });
+  };
+  return [...place(sorted.slice(0, half), 1), ...place(sorted.slice(half).reverse(), -1)];
+}
+
 drawing.flow = () => {
   const groups = [...new Set(DATA.flows.map((f) => f.group))];
   const labels = [...new Set(DATA.flows.map((f) => f.label))];
@@ -48,10 +66,10 @@ drawing.flow = () => {
     hovertemplate: "%{y:.2e} at lag %{x}",
   }));
   const marked = DATA.flows.filter((f) => f.lag !== null && f.values[f.lag] > 0);
+  const colorOf = (flow) => series(labels.indexOf(flow.label));
   traces.push({
-    x: marked.map((f) => f.lag), y: marked.map((f) => f.values[f.lag]), mode: "markers+text", showlegend: false, cliponaxis: false,
-    text: marked.map((f) => (narrow() ? "" : `${f.lag}`)), textposition: marked.map((_, k) => ["top right", "bottom left"][k % 2]), textfont: { color: variable("--ink"), size: 13 },
-    marker: { size: 11, symbol: "diamond", color: marked.map((f) => series(labels.indexOf(f.label))), line: { color: variable("--paper"), width: 1.5 } },
+    x: marked.map((f) => f.lag), y: marked.map((f) => f.values[f.lag]), mode: "markers", showlegend: false, cliponaxis: false,
+    marker: { size: 11, symbol: marked.map((f) => (groups.length > 1 && f.group === groups[0] ? "diamond-open" : "diamond")), color: marked.map(colorOf), line: { color: marked.map(colorOf), width: 2 } },
     hovertext: marked.map((f) => `${f.label}${f.group ? `, ${f.group}` : ""}: horizon ${f.horizon}`), hoverinfo: "text",
   });
   const all = DATA.flows.flatMap((f) => f.values).filter((v) => v > 0);
@@ -70,6 +88,9 @@ drawing.flow = () => {
       annotations: [
         { x: 10, xanchor: "left", yref: "paper", y: 0.02, yanchor: "bottom", text: "← typical of a plain RNN", showarrow: false, font: { size: 11 } },
         { xref: "paper", x: 1, xanchor: "right", y: -2, yanchor: "bottom", text: "1%", showarrow: false, font: { size: 11 } },
+        ...(narrow() ? [] : placesOfLags(marked, longest).map(([flow, x, y]) => ({
+          x: flow.lag, y: Math.log10(flow.values[flow.lag]), text: `${flow.lag}`, ax: x, ay: y, showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: colorOf(flow), standoff: 5, font: { color: colorOf(flow), size: 13 },
+        }))),
       ],
     }),
   };
@@ -116,6 +137,12 @@ drawing.saturation = () => {
   };
 };
 
+// A logarithmic axis for positive values that span more than two powers of ten.
+function axisFor(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return low > 0 && high / low > 100 ? { type: "log", dtick: 1, exponentformat: "none" } : {};
+}
+
 drawing.training = () => ({
   traces: DATA.curves.map((c, k) => ({
     x: c.steps, y: c.values, name: c.label, mode: c.steps.length > 60 ? "lines" : "lines+markers", line: line(k), marker: { size: 5 },
@@ -123,7 +150,7 @@ drawing.training = () => ({
   })),
   layout: layoutOf({
     xaxis: { title: "step", rangemode: "tozero" },
-    yaxis: { title: `${DATA.measure} per ${DATA.unit}` },
+    yaxis: { title: DATA.loss, ...axisFor(DATA.curves.flatMap((c) => c.values).filter(Number.isFinite)) },
     showlegend: true,
     shapes: DATA.best ? [{ type: "line", x0: DATA.best, x1: DATA.best, yref: "paper", y0: 0, y1: 1, line: { color: variable("--quiet"), width: 1, dash: "dot" } }] : [],
     annotations: DATA.best ? [{ x: DATA.best, xanchor: "right", yref: "paper", y: 1, yanchor: "top", text: "weights kept ", showarrow: false, font: { size: 11 } }] : [],
@@ -267,7 +294,7 @@ function listPlaces() {
     const code = make("code", { dir: "auto" }, before, make("mark", { text: here }), after);
     const entry = make("li", {}, code, make("br"), jump(t, `${number(loss, 1)} nats`));
     const share = READING.choices ? percent(arrays.probabilities[t * READING.choices]) : "";
-    if (READING.answers.length) entry.append(` ${answerOf(t)}, predicted ${predictionOf(t)} (${share})`);
+    if (READING.answers.length) entry.append(` predicted ${predictionOf(t)} ${share}${predictionOf(t) === answerOf(t) ? "" : ` (correct: ${answerOf(t)})`}`);
     else if (READING.choices) entry.append(` predicted ${label(predictionOf(t))} (${share})`);
     return entry;
   }));

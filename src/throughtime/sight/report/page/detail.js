@@ -4,7 +4,7 @@ const valueAt = (t) => real(shown.value, shown.unit, rowOf(shown.value, shown.un
 
 function inShort(t) {
   const words = [SEVERAL ? `${titleOf(t)}  ${TIMES ? `of ${partOf(t).name}` : ""}` : `${label(READING.tokens[t])}  at ${t}`];
-  if (READING.kind === "lines" && answerOf(t)) words.push(`${answerOf(t)}${predictionOf(t) === answerOf(t) ? "" : `, predicted ${predictionOf(t)}`}`);
+  if (READING.kind === "lines" && answerOf(t)) words.push(`predicted ${predictionOf(t)}${predictionOf(t) === answerOf(t) ? "" : ` (correct: ${answerOf(t)})`}`);
   if (shown.shade === "back" && (WHOLE || shown.chosen !== null)) {
     const lag = shown.chosen - t;
     const level = reachOf(WHOLE ? t : shown.chosen, t);
@@ -27,9 +27,9 @@ function tell(t) {
   const loss = arrays.losses[t];
   const rows = [["position", placeOf(t)]];
   if (shown.value?.bytes) rows.push([`${nameOf(shown.value)} ${shown.unit}`, number(valueAt(t), 3)]);
-  if (READING.answers.length) rows.push(["answer", answerOf(t) || "unknown"]);
+  if (READING.answers.length) rows.push(["true label", answerOf(t) || "unknown"]);
   if (Number.isFinite(loss)) rows.push([WHOLE ? "loss of the sequence" : LOSS, `${number(loss)} nats`]);
-  if (Number.isFinite(loss) && READING.choices) rows.push([READING.answers.length ? "probability of answer" : "predicted probability", percent(Math.exp(-loss))]);
+  if (Number.isFinite(loss) && READING.choices) rows.push([READING.answers.length ? "probability of true label" : "predicted probability", percent(Math.exp(-loss))]);
   const list = make("dl");
   for (const [name, text] of rows) list.append(make("dt", { text: name }), make("dd", { text }));
   const parts = [make("p", { class: "token" }, make("bdi", { text: titleOf(t) })), list];
@@ -37,14 +37,12 @@ function tell(t) {
   if (shown.chosen !== null || found) parts.unshift(letGo());
   if (found) return byId("detail").replaceChildren(...parts);
   if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `this ${DATA.step} did not occur in training and was read as <unk>` }));
-  if (READING.choices && (READING.answers.length || Number.isFinite(loss))) parts.push(make("h3", { text: HEADINGS[READING.answers.length ? (WHOLE ? 2 : 1) : 0] }), ...guesses(t));
+  if (READING.choices && (READING.answers.length || Number.isFinite(loss))) parts.push(make("h3", { text: WHOLE ? "Prediction for this sequence" : "Prediction here" }), ...guesses(t));
   if (READING.kind === "roll") parts.push(...keysAt(t));
   if (WHOLE || shown.chosen === t) parts.push(make("h3", { text: "Largest influences, relative to the maximum" }), ...lookedAt(t));
   if (shown.value?.bytes) parts.push(make("h3", { text: `Most unusual units here: ${nameOf(shown.value)}, and its distance from the mean in standard deviations (σ)` }), ...unusual(t));
   byId("detail").replaceChildren(...parts);
 }
-
-const HEADINGS = ["Prediction here", "Answer here", "Answer for this sequence"];
 
 function guesses(t) {
   const found = [];
@@ -55,7 +53,7 @@ function guesses(t) {
     const bar = make("i");
     bar.style.width = `${Math.max(1, 100 * share)}%`;
     const row = make("div", { class: right ? "guess right" : "guess" }, make("bdi", { text: READING.answers.length ? answer : label(answer) }), bar, make("b", { text: percent(share) }));
-    if (right) row.title = READING.answers.length ? "correct answer" : `actual next ${DATA.step}`;
+    if (right) row.title = READING.answers.length ? "true label" : `actual next ${DATA.step}`;
     found.push(row);
   }
   return found;

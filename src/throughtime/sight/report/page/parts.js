@@ -1,4 +1,4 @@
-// Several sequences, one below another: lines of tokens with the network's answers, or curves over time.
+// Several sequences, one below another: lines of tokens with the network's predictions, or curves over time.
 
 const longestPart = Math.max(0, ...PARTS.map(({ start, stop }) => stop - start));
 const CELL = longestPart > 150 ? 4 : READING?.kind === "curves" && longestPart < 40 ? 20 : 8; // pixels per step, if steps are times
@@ -48,7 +48,7 @@ function buildLine(part) {
   if (!WHOLE) {
     for (let t = part.start; t < part.stop; t++) {
       const wrong = answerOf(t) && answerOf(t) !== predictionOf(t);
-      const tag = make("small", { text: wrong ? `${predictionOf(t)}, not ${answerOf(t)}` : predictionOf(t) });
+      const tag = make("small", { text: wrong ? `${predictionOf(t)} (correct: ${answerOf(t)})` : predictionOf(t) });
       if (wrong) tag.className = "wrong";
       spans[t].append(tag);
     }
@@ -59,12 +59,12 @@ function buildLine(part) {
   return line;
 }
 
-// The network's label for a sequence, and the right one if it differs.
+// The network's prediction for a sequence, and the true label if it differs.
 function verdict(part) {
   if (!WHOLE || !part.predicted) return make("span", { class: "verdict", text: Number.isFinite(part.loss) && SEVERAL ? `${number(part.loss)} nats per ${DATA.unit}` : "" });
   const wrong = part.answer && part.answer !== part.predicted;
   const found = make("span", { class: wrong ? "verdict wrong" : "verdict" }, make("bdi", { text: part.predicted }), ` ${percent(part.probability)}`);
-  if (wrong) found.append(", not ", make("bdi", { text: part.answer }));
+  if (wrong) found.append(" (correct: ", make("bdi", { text: part.answer }), ")");
   return found;
 }
 

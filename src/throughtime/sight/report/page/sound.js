@@ -142,7 +142,7 @@ function drawSound(sound) {
     paintWave(pen("residual", WAVE, `residual\n±${number(most, most < 0.01 ? 4 : 3)}`), sound, sound.residual, 0, WAVE, variable("--ink"), 1, most);
   }
   paintSpectrum(pen("spectrum", SPECTRUM), sound, width);
-  if (canvases.figure) paintFigure(pen("figure", FIGURE, about.figure.replace(", ", "\n")), sound);
+  if (canvases.figure) paintFigure(pen("figure", FIGURE, about.figure.replace(/, | (?=per )/, "\n")), sound);
   if (canvases.unit) paintUnit(pen("unit", UNIT, `${sound.value.name}\nunit ${sound.unit}`), sound);
   paintAxis(pen("axis", AXIS), sound, width);
   sound.stack.dataset.drawn = Number(sound.stack.dataset.drawn ?? 0) + 1;

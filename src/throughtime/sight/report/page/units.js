@@ -1,7 +1,5 @@
 // Choose a layer, a value and a unit, and show a gallery of interesting units.
 
-const GALLERY = 12;
-const ALIKE = 2; // the maximum number of units that follow the same feature
 const EXCERPT = 150; // tokens
 
 const orders = {
@@ -28,7 +26,7 @@ function buildPickers() {
   const layers = [...new Set(DATA.values.map((v) => v.layer))];
   fill(byId("layer"), layers.map((l) => [l, l]));
   fill(byId("order"), Object.entries(orders).map(([id, order]) => [id, order.title]));
-  const first = mostInteresting()[0];
+  const first = mostInteresting();
   byId("layer").value = first.value.layer;
   fillNames(first.value.name);
   byId("layer").addEventListener("change", () => { fillNames(byId("value").value); changeValue(); });
@@ -90,27 +88,12 @@ async function showUnit(value, unit) {
 }
 
 function mostInteresting() {
-  const all = DATA.values.flatMap((value) => value.units.map((unit) => ({ value, unit, interest: value.interest[unit] })));
-  return all.sort((a, b) => b.interest - a.interest);
-}
-
-// Choose units that differ: limit those that follow the same feature, and show each unit once.
-function worthALook() {
-  const chosen = [];
-  const counts = new Map();
-  const count = (key) => counts.get(key) ?? 0;
-  for (const one of mostInteresting()) {
-    const unit = `${one.value.layer} ${one.unit}`;
-    const followed = `: ${one.value.notes[one.unit].replace(/^\w+ /, "")}`;
-    if (count(unit) >= 1 || count(followed) >= ALIKE) continue;
-    for (const key of [unit, followed]) counts.set(key, count(key) + 1);
-    if (chosen.push(one) === GALLERY) break;
-  }
-  return chosen;
+  const all = DATA.values.map((value) => ({ value, unit: value.units[0], interest: value.interest[value.units[0]] }));
+  return all.sort((a, b) => b.interest - a.interest)[0];
 }
 
 async function buildGallery() {
-  const chosen = worthALook();
+  const chosen = DATA.interesting.map(([k, unit]) => ({ value: DATA.values[k], unit }));
   await Promise.all(chosen.map((one) => levelsOf(one.value)));
   byId("gallery").replaceChildren(...chosen.map(({ value, unit }) => {
     const button = make("button", { type: "button", class: "link", text: `${nameOf(value)} ${unit}` });
