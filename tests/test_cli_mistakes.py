@@ -113,6 +113,7 @@ IN_PATHS_AND_DATA = {
     "train text.txt --task audio": "text.txt can't be read as sound",
     "evaluate run missing.txt": "missing.txt: no such file or directory",
     "evaluate run table.parquet": "table.parquet is not UTF-8",
+    "evaluate run text.txt --windows 0": "--windows must be at least 1, got 0",
     "evaluate run text.txt --windows 3": "--windows and --step are for forecasts",
     "evaluate labels text.txt": "the known labels are 'A', 'B'",
     "predict labels missing.txt": "missing.txt: no such file or directory",
