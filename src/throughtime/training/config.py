@@ -145,7 +145,8 @@ class TrainingOptions(Options):
         batch: the batch size in sequences, or in parallel streams of text, in total over all processes; reduced if
             there is too little data.
         optimizer: the optimizer.
-        lr: the learning rate, or its maximum if the schedule varies it; the default depends on the optimizer.
+        lr: the learning rate, or its maximum if the schedule varies it; by default the task's own, or else 0.003 for
+            adam and adamw, 0.002 for rmsprop and 1 for sgd.
         schedule: the learning rate schedule: constant; cosine, which warms up over the first tenth and then follows
             half a cosine down to nearly 0; plateau, which multiplies by `decay` when validation stops improving; or
             step, which multiplies by `decay` every epoch after `decay_after` epochs.
