@@ -15,6 +15,7 @@ from throughtime.cli.study import TrainDataArgument, cells_option, json_option, 
 from throughtime.errors import UserError
 from throughtime.packages import require
 from throughtime.paths import display_path, require_data
+from throughtime.studies.storage_url import require_url
 
 _PANEL = "Search"
 _TEXTS = {
@@ -56,6 +57,7 @@ def tune(
         fields["minutes"] = _minutes(fields["minutes"])
     found = [named_cell(str(fields.pop("cell")))] if "cell" in fields else named_cells(cells)
     require("optuna", "tune", "tune")
+    require_url(storage)
     require_data(data or ())
     with starting():
         from throughtime.studies.tune import tune as run

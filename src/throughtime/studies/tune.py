@@ -19,6 +19,7 @@ from throughtime.studies.search import RESULT, TERMS, Search, best_trial, finish
 from throughtime.studies.search_split import split_off_test
 from throughtime.studies.search_storage import STORAGE, load_optuna, locked, open_study, quiet
 from throughtime.studies.spaces import CELLS, defaults_of, space_for
+from throughtime.studies.storage_url import require_url
 from throughtime.tasks.base import Task
 from throughtime.training.callbacks import Callback
 from throughtime.training.config import TrainConfig
@@ -81,6 +82,7 @@ def tune(
     minutes = options.get("minutes")
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"{option('minutes')} must be a positive number, got {minutes:g}")
+    require_url(storage)
     kind, _ = tasks.chosen(task, options)
     given = {name: value for name, value in options.items() if name not in ("out", "minutes") and value is not None}
     if "init_from" in given:
