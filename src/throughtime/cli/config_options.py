@@ -17,7 +17,9 @@ from throughtime import tasks
 from throughtime.cli.cell_option import CELL_HELP
 from throughtime.errors import TrainingError
 from throughtime.options import Options
+from throughtime.paths import run_path
 from throughtime.spelling import SHORT_FORMS, flag
+from throughtime.stored import CONFIG
 from throughtime.training.config import NetworkOptions, TrainConfig, TrainingOptions
 
 _GROUPS: tuple[type[Options], ...] = (NetworkOptions, TrainingOptions)
@@ -109,11 +111,14 @@ def described(
 
 
 def from_file(path: Path) -> dict[str, Any]:
-    """Read options from a JSON file, or the options a run started with from its config.json.
+    """Read options from a JSON file, or the options that a run started with from its directory or its config.json.
 
     Raises:
         TrainingError: if the file can't be read or is not a single JSON object.
     """
+    path = run_path(path)
+    if path.is_dir():
+        path /= CONFIG
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
