@@ -104,7 +104,8 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
             return f"{spelled} must be a finite number, got {given}"
         case _:
             wanted = str(error["msg"])
-    return f"{spelled} {given!r}: {wanted}"
+    shown = ", ".join(map(repr, given)) if isinstance(given, list | tuple) and given else repr(given)
+    return f"{spelled} {shown}: {wanted}"
 
 
 def _bound(limit: float) -> str:

@@ -39,9 +39,10 @@ ENDS = ("steps", "epochs", "minutes")
 
 
 def _device(value: Any) -> str:
-    kind, _, count = (str(value) if ":" in str(value) else f":{value}").partition(":")
-    if count in ("cpu", "cuda"):
-        kind, count = count, "1"
+    text = str(value)
+    if text in ("cpu", "cuda"):
+        return text
+    kind, _, count = text.rpartition(":")
     if kind not in ("", "cpu", "cuda") or not count.isdecimal() or int(count) < 1:
         raise ValueError("expected a number of devices, or cpu, cuda, cpu:N or cuda:N")
     return f"{kind}:{int(count)}" if kind else str(int(count))
@@ -206,13 +207,14 @@ class TrainingOptions(Options):
     @property
     def device_kind(self) -> Literal["auto", "cpu", "cuda"]:
         """The requested kind of device."""
-        kind, _, _ = self.devices.rpartition(":")
+        kind, _, _ = self.devices.partition(":")
         return "cpu" if kind == "cpu" else "cuda" if kind == "cuda" else "auto"
 
     @property
     def device_count(self) -> int:
         """The number of devices on each machine."""
-        return int(self.devices.rpartition(":")[2])
+        _, _, count = self.devices.rpartition(":")
+        return int(count) if count.isdecimal() else 1
 
     @property
     def processes(self) -> int:
