@@ -63,7 +63,7 @@ MISTAKES = {
     "compare text.txt --cells lstm,foo,bar": "bar",
     "compare text.txt --seeds 0": "seeds must be",
     "compare text.txt --cell lstm": "use --cells",
-    "memory --tasks ading": "error: unknown task 'ading' (did you mean adding?); expected one of adding, copy, ",
+    "memory --tasks addin": "error: unknown task 'addin' (did you mean adding?); expected one of adding, copy, ",
     "memory --init normal": "--init must be orthogonal, got 'normal'",
     "tune text.txt --trials 0": "trials must be",
     "bench --seconds 0": "--seconds must be",
