@@ -13,6 +13,13 @@ from mkdocs.structure.files import File, Files
 _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Let the list of notebooks, whose links are to the Python files, link to their pages."""
+    if page.file.src_uri != "notebooks/index.md":
+        return markdown
+    return re.sub(r"\((\w+)\.py\)", r"(\1.md)", markdown)
+
+
 def on_page_content(content: str, **_: Any) -> str:
     """Convert the page's LaTeX to MathML, which browsers render natively."""
     return _MATH.sub(_mathml, content)

@@ -7,6 +7,7 @@ from importlib.resources import files
 import pytest
 
 from throughtime.cli.commands import COMMANDS
+from throughtime.packages import installing
 
 EXTRAS = ("torch", "lightning", "typer", "rich", "pydantic", "tokenizers", "jinja2", "plotly", "onnx", "click")
 
@@ -33,14 +34,14 @@ def test_help_lists_the_commands_and_names_the_extra_they_need(arguments):
     done = command(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
-    assert "pip install 'throughtime[train]'" in done.stdout
+    assert "pip install '.[train]'" in done.stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_fails_with_one_line_that_names_the_extra(name):
     done = command(name)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: the command needs typer: pip install 'throughtime[train]'\n"
+    assert done.stderr == f"error: the command needs typer, {installing('train')}\n"
 
 
 def test_the_version_needs_no_extra():
@@ -51,12 +52,12 @@ def test_the_version_needs_no_extra():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Recurrent", "throughtime.Recurrent needs torch: pip install 'throughtime[torch]'"),
-        ("LSTM", "throughtime.LSTM needs torch: pip install 'throughtime[torch]'"),
-        ("accelerate", "throughtime.accelerate needs torch: pip install 'throughtime[torch]'"),
-        ("train", "pip install 'throughtime[train]'"),
-        ("evaluate", "pip install 'throughtime[train]'"),
-        ("sample", "pip install 'throughtime[train]'"),
+        ("Recurrent", "throughtime.Recurrent needs torch, from the extra `torch`"),
+        ("LSTM", "throughtime.LSTM needs torch, from the extra `torch`"),
+        ("accelerate", "throughtime.accelerate needs torch, from the extra `torch`"),
+        ("train", "pip install '.[train]'"),
+        ("evaluate", "pip install '.[train]'"),
+        ("sample", "pip install '.[train]'"),
     ],
 )
 @pytest.mark.parametrize("form", ["import throughtime; throughtime.{}", "from throughtime import {}"])

@@ -8,6 +8,7 @@ import pytest
 from throughtime.cli.commands import COMMANDS
 from throughtime.cli.main import main
 from throughtime.errors import DataError, Interrupted
+from throughtime.packages import installing
 
 
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -101,7 +102,7 @@ def test_user_errors_are_reported_without_a_traceback(failing, capsys):
 def test_missing_package_error_names_the_extra(failing, capsys):
     failing(ModuleNotFoundError("No module named 'torch'", name="torch"))
     assert main(["info"]) == 2
-    assert capsys.readouterr().err == "error: this command needs torch: pip install 'throughtime[train]'\n"
+    assert capsys.readouterr().err == f"error: this command needs torch, {installing('train')}\n"
 
 
 @pytest.mark.parametrize(

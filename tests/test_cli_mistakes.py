@@ -19,7 +19,8 @@ TINY = {"hidden_size": 4, "batch": 4, "steps": 1, "threads": 1, "progress": Fals
 MISTAKES = {
     "train table.csv": "table.csv is a table, and no option says what to learn from it: use --target and --horizon",
     "train mixture": "--task text to learn its characters",
-    "train table.csv --horizon 4": "--target must name the column to forecast; it has ['date', 'value', 'label']",
+    "train table.csv --horizon 4": "--target must name the column to forecast. Its columns are 'date', 'value'",
+    "train semicolons.csv --target value --horizon 4": "the cells seem to be separated by semicolons; expected commas",
     "train table.csv --target value": "--horizon",
     "train table.csv --target nothing --horizon 4": "Its columns are 'date', 'value', 'label'",
     "train table.csv --target label --horizon 4": "must contain numbers, got 'a' in row 1",
@@ -38,6 +39,8 @@ MISTAKES = {
     "train text.txt --task clasify": "did you mean classify?",
     "train text.txt --level chars": "--level must be one of char, word, bpe",
     "train text.txt --lr -1": "--lr must be greater than 0, got -1",
+    "train text.txt --task effect --knob gain": "--knob 'gain': expected NAME=VALUE",
+    "train text.txt --set leak": "--set 'leak': expected NAME=VALUE",
     "train text.txt --devices many": "expected a number of devices",
     "train text.txt --steps 2 --out file": "file already exists; choose another directory",
     "train text.txt --steps 2 --out file/run": "choose another --out",
@@ -51,7 +54,7 @@ MISTAKES = {
     "sample labels": "which can't generate samples; use predict on data instead",
     "sample": "missing argument 'RUN'",
     "sample run --temperature -1": "temperature must be",
-    "evaluate labels text.txt": "the known labels are 'A', 'B'",
+    "evaluate labels text.txt": "unknown label 'text' (the file's name); the known labels are 'A', 'B'",
     "evaluate latest text.txt": "no run found under runs/",
     "predict run text.txt --out labels.xlsx": ".csv, .tsv, .jsonl",
     "inspect run text.txt --text x": "not both",
@@ -64,6 +67,9 @@ MISTAKES = {
     "trian text.txt": "Did you mean 'train'?",
     "compare text.txt --cells lstm,foo,bar": "bar",
     "compare text.txt --seeds 0": "seeds must be",
+    "compare text.txt --cell lstm": "use --cells",
+    "memory --tasks addin": "error: unknown task 'addin' (did you mean adding?); expected one of adding, copy, ",
+    "memory --init normal": "--init must be orthogonal, got 'normal'",
     "tune text.txt --trials 0": "trials must be",
     "bench --seconds 0": "--seconds must be",
     "horizon": "--cell NAME",
@@ -80,6 +86,7 @@ def directory(tmp_path_factory):
     (path / "names").mkdir()
     for name, content in {
         "table.csv": "\n".join(["date,value,label", *rows]),
+        "semicolons.csv": "date;value\n1;2\n",
         "mixture/table.csv": "a,b\n1,2\n",
         "mixture/text.txt": text,
         "text.txt": text,
@@ -109,6 +116,11 @@ def test_mistake_is_reported_with_what_to_do(arguments, directory, monkeypatch, 
 IN_PATHS_AND_DATA = {
     "train missing.txt": "missing.txt: no such file or directory",
     "train empty.txt": "empty.txt is empty",
+    "train empty": "empty is empty; expected a directory with data",
+    "train midi text.txt": "midi is a directory without *.txt files (it has .mid files)",
+    "train table.csv --label label --init-from run": "error: the task classify (--label is set) doesn't match ",
+    "tune text.txt --storage nonsense": "--storage nonsense: expected postgresql://HOST/NAME, sqlite:///FILE or "
+    "journal:FILE",
     "train text.txt --valid missing.txt": "missing.txt: no such file or directory",
     "train text.txt --init-from missing": "missing: no such file or directory",
     "train text.txt --out labels": "labels already exists; choose another directory",
@@ -118,6 +130,7 @@ IN_PATHS_AND_DATA = {
     "train text.txt --task audio": "text.txt can't be read as sound",
     "evaluate run missing.txt": "missing.txt: no such file or directory",
     "evaluate run table.parquet": "table.parquet is not UTF-8",
+    "evaluate run text.txt --windows 0": "--windows must be at least 1, got 0",
     "evaluate run text.txt --windows 3": "--windows and --step are for forecasts",
     "evaluate labels text.txt": "the known labels are 'A', 'B'",
     "predict labels missing.txt": "missing.txt: no such file or directory",
@@ -132,6 +145,9 @@ IN_PATHS_AND_DATA = {
 
 def test_mistakes_in_paths_and_data_are_reported_before_torch_is_loaded(directory):
     (directory / "empty.txt").touch()
+    for folder in ("empty", "midi"):
+        (directory / folder).mkdir()
+    (directory / "midi" / "a.mid").touch()
     (directory / "table.parquet").write_bytes(b"PAR1\xff\xfe" * 100)
     code = (
         "import sys\n"

@@ -1,6 +1,7 @@
 """The options of every command: each flag's two spellings, short forms, and `-h`."""
 
 import inspect
+import re
 
 import pytest
 from typer.main import get_command
@@ -9,7 +10,8 @@ import throughtime.cli.main as command_line
 from throughtime import tasks
 from throughtime.cli.commands import COMMANDS
 from throughtime.cli.main import main
-from throughtime.training.config import NetworkOptions, TrainingOptions
+from throughtime.spelling import flag
+from throughtime.training.config import DEFAULT_LEARNING_RATES, NetworkOptions, TrainingOptions
 
 
 def flags():
@@ -67,3 +69,52 @@ def test_each_command_is_a_function_with_its_name():
     for command in COMMANDS:
         assert inspect.isfunction(getattr(__import__(f"throughtime.cli.{command}", fromlist=[command]), command))
     assert get_command(command_line.app).commands.keys() == COMMANDS.keys()
+
+
+def help_of(capsys, *arguments):
+    """Return the help of a command as text by heading, without line breaks within texts."""
+    assert main([*arguments, "--help"]) == 0
+    parts = re.split(r"^(\w[^\n]*):$", capsys.readouterr().out, flags=re.M)[1:]
+    return {title: " ".join(text.split()) for title, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+@pytest.mark.parametrize(("command", "title"), [("train", "Run"), ("compare", "Comparison"), ("tune", "Search")])
+def test_the_help_begins_with_the_options_of_the_command(command, title, capsys):
+    assert list(help_of(capsys, command))[:3] == ["Arguments", title, "Task: text"]
+
+
+def test_the_help_of_studies_differs_where_their_options_do(capsys):
+    compared, searched = " ".join(help_of(capsys, "compare").values()), " ".join(help_of(capsys, "tune").values())
+    assert "--cell NAME" not in compared
+    assert "--cell NAME A single cell to use instead of --cells" in searched
+    assert "--init-from" not in compared + searched  # an error in both
+    assert "runs/DATE-TIME-compare-DATA" in compared
+    assert "runs/DATE-TIME-tune-DATA" in searched
+
+
+@pytest.mark.parametrize("task", tasks.BUILT_IN)
+def test_placeholders_are_those_of_the_task(task, capsys):
+    shown = help_of(capsys, "train", "--task", task)[f"Task: {task}"]
+    group = tasks.options_of(task)
+    for name in group.model_fields.keys() - {"task", "data", *group.unused}:
+        if choices := group.choices(name):
+            assert f"{flag(name)} {'|'.join(choices)} " in shown
+        else:
+            assert f"{flag(name)} " in shown
+
+
+def test_options_without_effect_are_not_in_the_help(capsys):
+    listed = {t: "--encoding-errors" in help_of(capsys, "train", "--task", t)[f"Task: {t}"] for t in tasks.BUILT_IN}
+    assert {name for name, is_listed in listed.items() if not is_listed} == {"audio", "effect", "notes"}
+
+
+def test_the_help_has_the_default_learning_rates():
+    text = TrainingOptions.meanings()["lr"]
+    for optimizer, rate in DEFAULT_LEARNING_RATES.items():
+        assert re.search(rf"\b{rate:g} for( \w+ and)? {optimizer}\b", text)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_has_no_placeholders_and_bounds_in_typers_form(command, capsys):
+    shown = " ".join(help_of(capsys, command).values())
+    assert not re.search(r"<\w+>|\[x[<>]", shown)

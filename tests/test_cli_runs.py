@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import throughtime
+from throughtime.cli.config_options import from_file
 from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
 from throughtime.errors import RunError
@@ -149,6 +150,10 @@ def test_invalid_arguments_are_reported_and_nothing_is_written(arguments, told, 
     assert error.startswith("error: ")
     assert all(word in error for word in told)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_a_configuration(trained):
+    assert from_file(trained[0]) == from_file(trained[0] / "config.json") != {}
 
 
 @pytest.mark.parametrize(

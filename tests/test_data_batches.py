@@ -196,6 +196,8 @@ def test_unknown_labels_are_reported_with_the_known_ones():
         labels.encode(["Irish", "Grek"])
     with pytest.raises(DataError, match="unknown labels 'A', 'B'; the known"):
         labels.encode(["B", "A", "B"])
+    with pytest.raises(DataError, match=r"unknown label 'notes' \(the file's name\); the known"):
+        labels.encode(["notes"], "the file's name")
 
 
 @pytest.mark.parametrize("data", [None, {}, {"names": "ab"}, {"names": []}, {"names": ["a", "a"]}, {"names": ["a", 1]}])

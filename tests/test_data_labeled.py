@@ -241,5 +241,7 @@ def test_invalid_parquet_files_are_rejected(tmp_path):
 def test_missing_polars_is_reported(tmp_path, monkeypatch):
     path = csv(tmp_path, SERIES)
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"reading tables needs polars: pip install 'throughtime\[train\]'"):
+    with pytest.raises(
+        UserError, match=r"reading tables needs polars, from the extra `train`: run pip install '\.\[train\]'"
+    ):
         read_labeled(path, **OF_SERIES)

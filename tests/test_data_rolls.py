@@ -184,7 +184,7 @@ def test_missing_packages_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
     for name, needed in [("a.mid", "reading MIDI files needs mido"), ("a.mat", r"reading \.mat files needs scipy")]:
         (tmp_path / name).touch()
-        with pytest.raises(UserError, match=rf"{needed}: pip install 'throughtime\[notes\]'"):
+        with pytest.raises(UserError, match=rf"{needed}, from the extra `notes`: run pip install '\.\[notes\]'"):
             read_rolls(tmp_path / name)
     with pytest.raises(UserError, match="writing MIDI files needs mido"):
         write_midi(np.zeros((1, 88)), tmp_path / "b.mid", step_seconds=0.1)

@@ -111,5 +111,7 @@ def test_unsplittable_data_are_rejected(arguments, message):
 
 def test_missing_scikit_learn_is_reported(monkeypatch):
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"a split by label needs sklearn: pip install 'throughtime\[train\]'"):
+    with pytest.raises(
+        UserError, match=r"a split by label needs sklearn, from the extra `train`: run pip install '\.\[train\]'"
+    ):
         split(np.array([0, 0]), None, 0.5, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,22 @@ def test_the_guide_to_cells_explains_every_function_of_the_language() -> None:
     rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
     for word in set(language.__all__) - {"ACTIVATIONS"}:
         assert re.search(rf"`{word}[`(]", rows), f"docs/own-cell.md does not explain {word}"
+
+
+def test_the_list_of_notebooks_links_to_existing_files() -> None:
+    folder = ROOT / "docs" / "notebooks"
+    links = re.findall(r"\]\((\S+)\)", (folder / "index.md").read_text(encoding="utf-8"))
+    assert sorted(links) == [notebook.name for notebook in NOTEBOOKS]
+
+
+def test_every_extra_for_users_is_in_the_readme() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = " ".join(re.findall(r"^\| (`\[[^|]*) \|", text, re.M))
+    assert set(re.findall(r"`\[(\w+)\]`", rows)) == extras.keys() - {"docs", "dev"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_extras_are_installed_from_a_checkout(page: Path) -> None:
+    """The package is not on PyPI."""
+    assert not re.search(r"pip\s+install\s+'?throughtime", page.read_text(encoding="utf-8"))

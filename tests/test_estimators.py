@@ -23,6 +23,7 @@ import throughtime
 from throughtime import SequenceClassifier, SequenceRegressor
 from throughtime.errors import ModelError, UserError
 from throughtime.language import affine, tanh
+from throughtime.packages import installing
 
 # Small and fast; tests that need a good network set other parameters.
 QUICK = {"hidden_size": 8, "epochs": 2, "threads": 1, "random_state": 0}
@@ -464,4 +465,4 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "throughtime.SequenceClassifier needs sklearn: pip install 'throughtime[train]'\n"
+    assert done.stdout == f"throughtime.SequenceClassifier needs sklearn, {installing('train')}\n"

@@ -323,7 +323,7 @@ def test_a_module_that_is_being_edited_is_rejected() -> None:
 def test_a_missing_package_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
     for call in (lambda: throughtime.to_onnx(Recurrent("gru", 2, 2)), lambda: throughtime.from_onnx(b"")):
-        with pytest.raises(UserError, match=r"pip install 'throughtime\[onnx\]'"):
+        with pytest.raises(UserError, match=r"pip install '\.\[onnx\]'"):
             call()
 
 

@@ -53,6 +53,20 @@ def test_wide_and_long_tables_contain_the_same_series(tmp_path):
         assert any("1 missing timestamps" in note or "2 missing timestamps" in note for note in each.notes)
 
 
+def test_unused_columns_are_named_with_the_option_that_uses_them(tmp_path):
+    text = "ds,y,load,wind\n" + "".join(f"2024-01-0{day},1,2,3\n" for day in range(1, 5))
+    note = "unused columns: load, wind; to let the network read columns, name them with past"
+    assert note in read_time_series(written(tmp_path, text), target="y").notes
+    assert not read_time_series(written(tmp_path, text), target="y", past="load,wind").notes
+
+
+@pytest.mark.parametrize(("separator", "shown"), [(";", "semicolons"), ("\t", "tabs")])
+def test_another_separator_is_reported(separator, shown, tmp_path):
+    path = written(tmp_path, f"ds{separator}y\n2024-01-01{separator}1\n")
+    with pytest.raises(DataError, match=f"Its only column is .*separated by {shown}; expected commas"):
+        read_time_series(path, target="y")
+
+
 @pytest.mark.parametrize(
     ("times", "step", "after"),
     [

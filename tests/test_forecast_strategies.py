@@ -227,7 +227,7 @@ def test_rolling_origins_are_the_last_windows_of_each_series(run, file):
     assert origins(4, 2) == [246, 248, 250, 252]
     assert origins(None, 5) == [232, 237, 242, 247, 252]
     assert origins(100, 11) == [230, 241, 252]
-    with pytest.raises(UserError, match="step must be a positive integer, got 0"):
+    with pytest.raises(UserError, match="step must be at least 1, got 0"):
         task.rolling(windows, 3, 0)
 
     every = evaluate(run, file)

@@ -181,13 +181,14 @@ def test_chrono_is_a_network_option():
     ("given", "kind", "told"),
     [
         ({"cells": ["rnx", "grx"]}, CellError, "(?s)'rnx'.*'grx'"),
-        ({"tasks": ["addin", "kopy"]}, UserError, "no task named 'addin' .did you mean adding.*'kopy'.*copy"),
-        ({"tasks": []}, UserError, "the list is empty"),
+        ({"tasks": ["addin", "kopy"]}, UserError, "unknown task 'addin' .did you mean adding.*'kopy'.*copy"),
+        ({"tasks": []}, UserError, "tasks is empty; expected one of adding"),
         ({"lags": [2]}, UserError, "at least 3"),
         ({"lags": [5]}, UserError, "temporal-order needs lags of at least 10; reber needs lags of at least 6"),
         ({"minutes": 0}, UserError, "minutes must be a positive number, got 0"),
         ({"minutes": 0.001}, UserError, "minutes=0.001 is too short"),
         ({"chrono": True, "forget_bias": 1.0}, UserError, "remove one of them"),
+        ({"init": "normal"}, UserError, "init must be orthogonal, got 'normal'"),
         ({"hidden_size": 0}, UserError, "hidden_size must be at least 1"),
     ],
 )

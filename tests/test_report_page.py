@@ -135,5 +135,5 @@ def test_missing_package_error_names_the_extra(package: str, monkeypatch: pytest
 
     rendering._plotly.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=rf"{package}.*throughtime\[report\]"):
+    with pytest.raises(UserError, match=rf"{package}, from the extra `report`: run pip install '\.\[report\]'"):
         render(made_up())

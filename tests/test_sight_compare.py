@@ -137,5 +137,5 @@ class TestFigures:
 
 def test_missing_plotly_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    with pytest.raises(UserError, match=r"throughtime\[report\]"):
+    with pytest.raises(UserError, match=r"plotly, from the extra `report`: run pip install '\.\[report\]'"):
         saturation(np.zeros((2, 3))).figure()

@@ -152,6 +152,9 @@ def test_the_commands_predict_and_evaluate_sound_files(run, folder, tmp_path, ca
     assert "pre-emphasized" in shown
     assert "x real time" in shown
     assert main(["predict", str(run.path), str(folder / "dry.wav"), "--out", str(tmp_path / "a.mp3")]) != 0
+    capsys.readouterr()
+    assert main(["predict", str(run.path), str(folder / "dry.wav")]) == 2
+    assert capsys.readouterr() == ("", "error: --out is required: pass a file to write (.wav, .flac, .ogg)\n")
     rows = list(predict(run, folder / "dry.wav").rows)
     assert np.array([row[1] for row in rows]) == pytest.approx(by_hand(run, plucks(3.0, RATE)), abs=1e-6)
 

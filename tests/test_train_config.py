@@ -28,6 +28,7 @@ from throughtime.training.config import NetworkOptions, TrainingOptions
         ({"hiden": 3}, "no option named 'hiden' (did you mean hidden_size"),
         ({"init": "ortogonal"}, "init 'ortogonal': expected a positive range, or orthogonal"),
         ({"init": -0.1}, "expected a positive range"),
+        ({"devices": "cpu:cuda"}, "devices 'cpu:cuda': expected a number of devices"),
         ({"devices": "gpu"}, "devices 'gpu': expected a number of devices"),
         ({"steps": 2.5}, "steps must be an integer, got 2.5"),
         ({"minutes": "inf"}, "minutes must be a finite number, got inf"),
@@ -76,11 +77,13 @@ def test_paths_are_made_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "count"), [(1, "auto", 1), ("2", "auto", 2), ("cpu", "cpu", 1), ("cuda:4", "cuda", 4)]
+    ("given", "kind", "count"),
+    [(1, "auto", 1), ("2", "auto", 2), ("cpu", "cpu", 1), ("cuda", "cuda", 1), ("cuda:4", "cuda", 4)],
 )
 def test_devices_are_a_number_or_a_kind(given, kind, count):
     config = TrainConfig.of(devices=given, nodes=3).training
     assert (config.device_kind, config.device_count, config.processes) == (kind, count, 3 * count)
+    assert config.devices == str(given)  # as messages show it
 
 
 def test_options_do_not_import_torch():

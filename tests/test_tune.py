@@ -188,7 +188,8 @@ def test_halves_of_sequences_are_disjoint():
         ({"minutes": 0}, "minutes must be a positive number, got 0"),
         ({"cells": ["rnx", "grx"]}, "(?s)'rnx'.*'grx'"),
         ({"init_from": "run"}, "init_from fixes"),
-        ({"storage": "nonsense"}, "storage nonsense can't be used"),
+        ({"storage": "nonsense"}, "storage=nonsense: expected postgresql://HOST/NAME, sqlite:///FILE or journal:FILE"),
+        ({"storage": "oracel://nowhere/x"}, "storage oracel://nowhere/x can't be used"),
         ({"minutes": 1e-4}, "no trial has finished"),
     ],
 )

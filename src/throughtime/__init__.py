@@ -112,11 +112,11 @@ def __getattr__(name: str) -> Any:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
             raise
+        from throughtime.packages import installing
+
         extra = "train" if home in _TRAINING else _EXTRAS[package]
         # Not an AttributeError, whose message `from throughtime import ...` would replace with its own.
-        raise ImportError(
-            f"throughtime.{name} needs {package}: pip install 'throughtime[{extra}]'", name=error.name
-        ) from None
+        raise ImportError(f"throughtime.{name} needs {package}, {installing(extra)}", name=error.name) from None
     globals()[name] = value
     return value
 

@@ -63,9 +63,10 @@ class Options(BaseModel):
 
     @classmethod
     def choices(cls, name: str) -> tuple[str, ...]:
-        """Return the allowed values of a `Literal` field; empty for other fields."""
+        """Return the allowed values of a field of type `Literal` or `Literal | None`; empty for other fields."""
         annotation = cls.model_fields[name].annotation
-        return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
+        kinds = [annotation] if get_origin(annotation) is Literal else get_args(annotation)
+        return tuple(str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
 
 
 def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
@@ -103,7 +104,8 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
             return f"{spelled} must be a finite number, got {given}"
         case _:
             wanted = str(error["msg"])
-    return f"{spelled} {given!r}: {wanted}"
+    shown = ", ".join(map(repr, given)) if isinstance(given, list | tuple) and given else repr(given)
+    return f"{spelled} {shown}: {wanted}"
 
 
 def _bound(limit: float) -> str:

@@ -1,10 +1,15 @@
-"""Check whether optional packages are installed."""
+"""Check whether optional packages are installed, and say how to install them."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
 from throughtime.errors import UserError
+
+
+def installing(extra: str) -> str:
+    """Return the instructions to install an extra of throughtime, to append to a message that names a package of it."""
+    return f"from the extra `{extra}`: run pip install '.[{extra}]' in a checkout of throughtime"
 
 
 def require(package: str, extra: str | None = None, purpose: str = "this") -> None:
@@ -19,4 +24,4 @@ def require(package: str, extra: str | None = None, purpose: str = "this") -> No
         UserError: if it is missing; the message names the extra.
     """
     if find_spec(package) is None:
-        raise UserError(f"{purpose} needs {package}: pip install 'throughtime[{extra or package}]'")
+        raise UserError(f"{purpose} needs {package}, {installing(extra or package)}")

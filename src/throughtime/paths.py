@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from throughtime.errors import DataError, RunError, nearest
@@ -32,7 +33,7 @@ def missing(path: Path) -> str:
 
 
 def require_data(paths: Iterable[str | Path]) -> None:
-    """Check that data exist and that none of their files is empty. This is quick; readers check the rest.
+    """Check that data exist and that no file or directory is empty. This is quick; readers check the rest.
 
     Args:
         paths: files and directories; "-" is standard input.
@@ -48,6 +49,15 @@ def require_data(paths: Iterable[str | Path]) -> None:
             raise DataError(missing(path))
         if path.is_file() and path.stat().st_size == 0:
             raise DataError(f"{display_path(path)} is empty; expected a file with data")
+        with suppress(PermissionError):  # readers report it
+            if path.is_dir() and not any(path.iterdir()):
+                raise DataError(f"{display_path(path)} is empty; expected a directory with data")
+
+
+def types_in_words(entries: Iterable[Path]) -> str:
+    """Describe the types of files that were found instead of others, to append to a message; "" if there are none."""
+    found = sorted({display_path(path.suffix.lower()) for path in entries if path.is_file() and path.suffix})
+    return f" (it has {', '.join(found)} files)" if found else ""
 
 
 def run_path(path: str | Path) -> Path:

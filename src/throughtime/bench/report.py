@@ -19,7 +19,7 @@ _OURS = {c.name for c in CONTESTANTS if c.is_ours}
 FASTEST = "the fastest other"
 PEAK = "the processor's peak"
 TIME, MEMORY, RATE = "time", "memory", "rate"
-_INSTALL = ". To install all contestants: `pip install 'throughtime[bench]'`."
+_INSTALL = ". To install all contestants, run `pip install '.[bench]'` in a checkout of throughtime."
 _READING = (
     "One unidirectional float32 layer, including its input product. A time is the median over rounds in which the "
     "contestants took turns. A ratio is the median over rounds of another contestant's time divided by ours; above "

@@ -28,9 +28,10 @@ def _without_packages(arguments: Sequence[str], missing: str) -> int:
     import throughtime
     from throughtime.cli.commands import ABOUT, COMMANDS
     from throughtime.cli.streams import UNREAD, open_standard_streams, silence_broken_pipes
+    from throughtime.packages import installing
 
     open_standard_streams()
-    needs = f"the command needs {missing}: pip install 'throughtime[train]'"
+    needs = f"the command needs {missing}, {installing('train')}"
     try:
         if arguments and arguments[0] == "--version":
             print(throughtime.__version__)

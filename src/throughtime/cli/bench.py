@@ -42,7 +42,7 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of Markdown.")] = False,
 ) -> None:
-    """Compare with torch, ONNX Runtime and JAX where they are installed (pip install 'throughtime[bench]').
+    """Compare with torch, ONNX Runtime and JAX where they are installed (pip install '.[bench]' in a checkout).
 
     All contestants compute the same case in turn, and their results are checked against torch's. Run it on an idle
     machine.

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 def cells(
     name: Annotated[str | None, typer.Argument(help=f"The cell to show: {CELL_HELP}.", metavar="NAME")] = None,
-    input_size: Annotated[int, typer.Option(help="Input features in the programs shown.")] = 3,
-    hidden: Annotated[int, typer.Option("--hidden-size", "--hidden", help="Hidden units in the programs shown.")] = 4,
+    input_size: Annotated[int, typer.Option(metavar="N", help="Input features in the programs shown.")] = 3,
+    hidden: Annotated[
+        int, typer.Option("--hidden-size", "--hidden", metavar="N", help="Hidden units in the programs shown.")
+    ] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, including the programs.")] = False,
 ) -> None:
     """With NAME, show its equations, the program they compile to, and the gradient program."""

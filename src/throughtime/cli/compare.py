@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +14,14 @@ from throughtime.cli.study import TrainDataArgument, cells_option, json_option, 
 from throughtime.paths import require_data
 
 _PANEL = "Comparison"
+_TEXTS = {
+    "cell": None,  # --cells
+    "init_from": None,
+    "out": "The folder for the runs and the result; `runs/DATE-TIME-compare-DATA` by default.",
+}
 
 
-@with_config_options
+@partial(with_config_options, texts=_TEXTS)
 def compare(
     data: TrainDataArgument = None,
     *,

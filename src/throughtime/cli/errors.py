@@ -8,6 +8,7 @@ import typer
 
 from throughtime.errors import Interrupted, UserError, nearest
 from throughtime.files import DISK_FULL
+from throughtime.packages import installing
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 
@@ -26,7 +27,7 @@ def explained(error: Exception) -> tuple[str, int] | None:
         case OSError(errno=int() as number):
             return _refused(error, number), REFUSED
         case ModuleNotFoundError(name=str() as name) if name.split(".")[0] in _OPTIONAL:
-            return f"this command needs {name.split('.')[0]}: pip install 'throughtime[train]'", WRONG
+            return f"this command needs {name.split('.')[0]}, {installing('train')}", WRONG
     return None
 
 

@@ -16,6 +16,7 @@ from throughtime.cli.arguments import (
 )
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import announce, show_json, show_rows
+from throughtime.errors import UserError
 from throughtime.paths import display_path, require_data
 
 
@@ -33,13 +34,13 @@ def evaluate(
     windows: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="For forecasts: evaluate on the last N windows of each series (rolling origin)."
+            metavar="N", help="For forecasts: evaluate on the last N windows of each series (rolling origin)."
         ),
     ] = None,
     step: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="For forecasts: rows from one window's origin to the next. Default: the horizon."
+            metavar="N", help="For forecasts: rows from one window's origin to the next. Default: the horizon."
         ),
     ] = None,
     encoding_errors: EncodingErrorsOption = None,
@@ -52,6 +53,9 @@ def evaluate(
     from throughtime.training.display import Display
     from throughtime.training.inference import Inference
 
+    for name, value in (("--windows", windows), ("--step", step)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
     opened = Run.open(run)
     require_data(data or ())
     announce(opened, data or ["the held-out data"])

@@ -31,8 +31,8 @@ _OPTION_COLUMNS = 24  # the help of a longer option starts on the next line
 class _Command(TyperCommand):
     """A command whose help groups the options under headings."""
 
-    # Headings and help texts by option name, for commands whose options depend on the arguments.
-    describe: Callable[[Sequence[str]], dict[str, tuple[str, str] | None]] | None = None
+    # Headings, help texts and placeholders by option name, for commands whose options depend on the arguments.
+    describe: Callable[[Sequence[str]], dict[str, tuple[str, str, str | None] | None]] | None = None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = tuple(args)
@@ -46,7 +46,8 @@ class _Command(TyperCommand):
                 entry = told[parameter.name]
                 if entry is None:
                     continue
-                vars(parameter).update(rich_help_panel=entry[0], help=entry[1])
+                heading, text, placeholder = entry
+                vars(parameter).update(rich_help_panel=heading, help=text, metavar=placeholder)
             record = parameter.get_help_record(ctx)
             if record is not None:
                 name, meaning = record

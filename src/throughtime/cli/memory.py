@@ -39,9 +39,12 @@ def memory(
         float | None,
         typer.Option(metavar="X", help="Initial forget-gate bias. Default: 1.", rich_help_panel=_REMEDIES),
     ] = None,
-    orthogonal: Annotated[
-        bool, typer.Option("--orthogonal", help="Initialize recurrent weights orthogonally.", rich_help_panel=_REMEDIES)
-    ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="orthogonal", help="Initialize recurrent weights orthogonally.", rich_help_panel=_REMEDIES
+        ),
+    ] = None,
     clip: Annotated[
         float, typer.Option(metavar="X", help="Gradient clipping norm; 0 disables clipping.", rich_help_panel=_REMEDIES)
     ] = 1.0,
@@ -74,7 +77,7 @@ def memory(
         from throughtime.studies.memory import memory as measure
     study = partial(
         measure, cells=found, tasks=[name.strip() for name in tasks.split(",") if name.strip()], lags=numbers,
-        minutes=minutes, hidden_size=hidden, lr=lr, batch=batch, forget_bias=forget_bias, orthogonal=orthogonal,
+        minutes=minutes, hidden_size=hidden, lr=lr, batch=batch, forget_bias=forget_bias, init=init,
         clip=clip, chrono=chrono, seed=seed, threads=threads, out=out,
     )  # fmt: skip
     run_study(study, as_json)

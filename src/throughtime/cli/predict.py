@@ -32,7 +32,8 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help=f"File to write ({', '.join(_KINDS)}; for effects .wav). Default: print CSV."
+            metavar="FILE",
+            help=f"File to write ({', '.join(_KINDS)}). Default: print CSV. For effects, a sound file is required.",
         ),
     ] = None,
     update: Annotated[
@@ -53,6 +54,8 @@ def predict(
 
     opened = Run.open(run)
     kinds = (*_KINDS, *opened.task.prediction_files)
+    if out is None and opened.task.prediction_files:
+        raise UserError(f"--out is required: pass a file to write ({', '.join(opened.task.prediction_files)})")
     if out is not None and out.suffix not in kinds:
         raise UserError(f"{display_path(out)}: unsupported extension; use {', '.join(kinds)}")
     if out is not None:

@@ -54,7 +54,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Read options from this JSON file or a run's config.json; the command line takes precedence.",
+            help="Read options from this JSON file, or those of this run; the command line takes precedence.",
             rich_help_panel="Run",
         ),
     ] = None,

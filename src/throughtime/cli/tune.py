@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from throughtime.cli.cell_option import named_cell, named_cells
+from throughtime.cli.cell_option import CELL_HELP, named_cell, named_cells
 from throughtime.cli.config_options import with_config_options
 from throughtime.cli.output import starting
 from throughtime.cli.study import TrainDataArgument, cells_option, json_option, run_study
 from throughtime.errors import UserError
 from throughtime.packages import require
 from throughtime.paths import display_path, require_data
+from throughtime.studies.storage_url import require_url
 
 _PANEL = "Search"
+_TEXTS = {
+    "cell": f"A single cell to use instead of --cells: {CELL_HELP}.",
+    "init_from": None,
+    "out": "The folder for the search and its result; `runs/DATE-TIME-tune-DATA` by default.",
+}
 
 
-@with_config_options
+@partial(with_config_options, texts=_TEXTS)
 def tune(
     data: TrainDataArgument = None,
     *,
@@ -50,6 +57,7 @@ def tune(
         fields["minutes"] = _minutes(fields["minutes"])
     found = [named_cell(str(fields.pop("cell")))] if "cell" in fields else named_cells(cells)
     require("optuna", "tune", "tune")
+    require_url(storage)
     require_data(data or ())
     with starting():
         from throughtime.studies.tune import tune as run

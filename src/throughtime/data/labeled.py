@@ -15,7 +15,7 @@ from throughtime.data.lines import read_lines, read_whole
 from throughtime.data.sound import Recording
 from throughtime.data.table import TABLES, Table, read_table
 from throughtime.errors import DataError
-from throughtime.paths import display_path, missing
+from throughtime.paths import display_path, missing, types_in_words
 from throughtime.spelling import counted, option
 
 Paths = str | Path | Sequence[str | Path]
@@ -56,6 +56,7 @@ class Labeled:
         features: the names of the F features.
         groups: the group of each sequence; None without `group_by`.
         notes: remarks on the data for the user, one sentence each.
+        source: the name that labels are taken from, such as "the file's name"; "" if they are values of a table.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Labeled:
     features: tuple[str, ...] = ()
     groups: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -170,7 +172,7 @@ def _from_text(paths: list[Path], encoding_errors: str, unlabeled: bool) -> Labe
         if directories:
             return _from_directories(name, directories, encoding_errors)
         if not files:
-            raise DataError(f"{name} has no .txt files{_kinds(entries)}; expected {_SOURCES}")
+            raise DataError(f"{name} has no .txt files{types_in_words(entries)}; expected {_SOURCES}")
     else:
         files = _texts_of(paths)
         if len(files) < len(paths):
@@ -187,7 +189,7 @@ def _from_text(paths: list[Path], encoding_errors: str, unlabeled: bool) -> Labe
         names += [f"{display_path(file.name)}:{k}" for k, _ in found]
         texts += [line for _, line in found]
     alone = unlabeled and len(paths) == 1 and paths[0].is_file()
-    return Labeled(name, [] if alone else labels, names, texts)
+    return Labeled(name, [] if alone else labels, names, texts, source="the file's name")
 
 
 def _from_directories(name: str, directories: list[Path], encoding_errors: str) -> Labeled:
@@ -197,8 +199,8 @@ def _from_directories(name: str, directories: list[Path], encoding_errors: str) 
         files = _texts_of(entries)
         if not files:
             raise DataError(
-                f"{display_path(directory)} has no .txt files{_kinds(entries)}; each subdirectory must contain text "
-                "files of one label. Add some, or remove it"
+                f"{display_path(directory)} has no .txt files{types_in_words(entries)}; each subdirectory must contain "
+                "text files of one label. Add some, or remove it"
             )
         for file in files:
             content = read_whole(file, encoding_errors)
@@ -209,7 +211,7 @@ def _from_directories(name: str, directories: list[Path], encoding_errors: str) 
             labels.append(display_path(directory.name))
             names.append(f"{display_path(directory.name)}/{display_path(file.name)}")
             texts.append(content)
-    return Labeled(name, labels, names, texts)
+    return Labeled(name, labels, names, texts, source="the directory's name")
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -222,12 +224,6 @@ def _entries(directory: Path) -> list[Path]:
 
 def _texts_of(paths: list[Path]) -> list[Path]:
     return [path for path in paths if path.is_file() and path.suffix.lower() == ".txt"]
-
-
-def _kinds(entries: list[Path]) -> str:
-    """Describe the file types found instead, for an error message."""
-    found = sorted({path.suffix.lower() for path in entries if path.is_file() and path.suffix})
-    return f" (it has {', '.join(found)} files)" if found else ""
 
 
 def _from_table(table: Table, columns: _Columns, optional: bool) -> Labeled:

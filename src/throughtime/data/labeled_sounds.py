@@ -65,7 +65,8 @@ def read_labeled_sounds(
         )
     names = [display_path(file.relative_to(path) if file != path else file.name) for file, path in files]
     recordings = [Recording.open(file, shown) for (file, _), shown in zip(files, names, strict=True)]
-    return Labeled(name, labels, names, recordings=recordings, groups=groups)
+    source = "the directory's name" if label_pattern is None else "the file's name"
+    return Labeled(name, labels, names, recordings=recordings, groups=groups, source=source)
 
 
 def _from_names(

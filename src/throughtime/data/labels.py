@@ -38,8 +38,12 @@ class Labels:
     def __len__(self) -> int:
         return len(self.names)
 
-    def encode(self, values: Sequence[str]) -> NDArray[np.int64]:
+    def encode(self, values: Sequence[str], source: str = "") -> NDArray[np.int64]:
         """Return the ids of labels, `[len(values)]`.
+
+        Args:
+            values: the labels.
+            source: what the labels are, for messages, such as "the file's name".
 
         Raises:
             DataError: if a label is unknown.
@@ -50,8 +54,9 @@ class Labels:
             shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
             known = ", ".join(map(repr, self.names[:_SHOWN]))
             more = f" and {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
+            taken = source and f" ({source})"
             raise DataError(
-                f"unknown label{'s' if len(unknown) > 1 else ''} {shown}; the known labels are {known}{more}"
+                f"unknown label{'s' if len(unknown) > 1 else ''} {shown}{taken}; the known labels are {known}{more}"
                 f"{nearest(unknown[0], self.names) if len(unknown) == 1 else ''}"
             )
         return np.array([ids[value] for value in values], np.int64)

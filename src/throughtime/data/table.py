@@ -43,6 +43,17 @@ class Table:
         names: list[str] = self.frame.columns
         return names
 
+    @property
+    def columns_in_words(self) -> str:
+        """A sentence about the columns, for messages; it says if the cells seem to have another separator."""
+        expected = SEPARATORS.get(Path(self.name).suffix.lower())
+        only = self.columns[0] if len(self.columns) == 1 else ""
+        for separator, shown in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+            if expected and separator != expected and separator in only:
+                needed = "tabs" if expected == "\t" else "commas"
+                return f"Its only column is {only!r:.100}: the cells seem to be separated by {shown}; expected {needed}"
+        return f"Its columns are {_listed(self.columns)}"
+
     def __len__(self) -> int:
         return int(self.frame.height)
 
@@ -55,7 +66,7 @@ class Table:
         if column not in self.columns:
             raise DataError(
                 f"{self.name} has no column {column!r} for {option(keyword)}{nearest(column, self.columns)}. "
-                f"Its columns are {_listed(self.columns)}"
+                f"{self.columns_in_words}"
             )
 
     def pieces(self, column: str) -> Iterator[Any]:

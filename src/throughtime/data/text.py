@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from throughtime.errors import DataError, nearest
-from throughtime.paths import display_path, missing
+from throughtime.paths import display_path, missing, types_in_words
 from throughtime.spelling import setting
 
 Progress = Callable[[str, int, int], None]
@@ -163,7 +163,8 @@ def _sources(given: str | Path) -> list[Source]:
             files = sorted(f for f in path.glob("*.txt") if f.is_file() and f.stat().st_size)
             if not files:
                 raise DataError(
-                    f"{display_path(path)} is a directory without *.txt files; pass files with other names explicitly"
+                    f"{display_path(path)} is a directory without *.txt files{types_in_words(path.iterdir())}; pass "
+                    "text files with other names explicitly"
                 )
             return [_file(file) for file in files]
         if stat.S_ISFIFO(status.st_mode):

@@ -64,7 +64,9 @@ class Columns:
         lower = {name.lower(): name for name in reversed(names)}
         targets = _split(target) or (("y",) if "y" in names else ())
         if not targets:
-            raise DataError(f"{table.name}: {option('target')} must name the column to forecast; it has {names}")
+            raise DataError(
+                f"{table.name}: {option('target')} must name the column to forecast. {table.columns_in_words}"
+            )
         if time is None:
             time = next((lower[name] for name in TIME_NAMES if name in lower and lower[name] not in targets), None)
         if id is None and "unique_id" in names:
@@ -249,7 +251,8 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         notes.append(f"{missing:,} values of the target are missing; the network reads a mask that marks them")
     unused = [name for name in table.columns if name not in columns.all]
     if unused:
-        notes.append(f"unused columns: {', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}")
+        shown = f"{', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}"
+        notes.append(f"unused columns: {shown}; to let the network read columns, name them with {option('past')}")
     return TimeSeries(table.name, columns, timeline, found, notes)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from throughtime.errors import UserError
+from throughtime.packages import installing
 from throughtime.sight.arrays import Array
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def plotly() -> Any:
     try:
         import plotly.graph_objects
     except ImportError:
-        raise UserError("a figure needs plotly: pip install 'throughtime[report]'") from None
+        raise UserError(f"a figure needs plotly, {installing('report')}") from None
     return plotly.graph_objects
 
 

@@ -67,7 +67,7 @@ def memory(
     lr: float = 5e-3,
     batch: int = 50,
     forget_bias: float | None = None,
-    orthogonal: bool = False,
+    init: str | None = None,
     clip: float = 1.0,
     chrono: bool = False,
     seed: int = 0,
@@ -90,7 +90,8 @@ def memory(
         lr: Adam's learning rate.
         batch: the batch size.
         forget_bias: the initial forget-gate bias, for cells that have one; defaults to 1.
-        orthogonal: whether to initialize recurrent weights orthogonally (Saxe et al. 2013).
+        init: "orthogonal" to initialize recurrent weights orthogonally (Saxe et al. 2013); None for a uniform
+            distribution.
         clip: the norm at which gradients are clipped; 0 disables clipping (Pascanu et al. 2013).
         chrono: whether to draw the biases of gates that retain a state for the lag (Tallec & Ollivier 2018), for cells
             that have such gates.
@@ -112,12 +113,14 @@ def memory(
     names, ordered = _tasks(tasks), _lags(lags)
     if not 0 < minutes < float("inf"):
         raise UserError(f"{option('minutes')} must be a positive number, got {minutes:g}")
+    if init not in (None, "orthogonal"):
+        raise UserError(f"{option('init')} must be orthogonal, got {init!r}")
     if chrono and forget_bias is not None:
         raise UserError(f"{option('chrono')} and {option('forget_bias')} set the same biases; remove one of them")
     _require_lags(names, ordered)
     settings: dict[str, Any] = {
         "cells": list(found), "tasks": names, "lags": ordered, "minutes": minutes, "hidden_size": hidden_size,
-        "lr": lr, "batch": batch, "forget_bias": forget_bias, "orthogonal": orthogonal, "clip": clip,
+        "lr": lr, "batch": batch, "forget_bias": forget_bias, "orthogonal": init is not None, "clip": clip,
         "chrono": chrono, "seed": seed,
     }  # fmt: skip
     TrainConfig.of(LAG_TASKS[names[0]], **_training(settings, threads))  # reject invalid values
@@ -250,8 +253,9 @@ def _tasks(names: Sequence[str]) -> list[str]:
     given = names.split(",") if isinstance(names, str) else list(names)
     wrong = [name for name in given if name not in LAG_TASKS]
     if wrong or not given:
-        problems = "; ".join(f"no task named {name!r}{nearest(name, LAG_TASKS)}" for name in wrong)
-        raise UserError(f"{option('tasks')}: {problems or 'the list is empty'} (available: {', '.join(LAG_TASKS)})")
+        problems = ", ".join(f"unknown task {name!r}{nearest(name, LAG_TASKS)}" for name in wrong)
+        problems = problems or f"{option('tasks')} is empty"
+        raise UserError(f"{problems}; expected one of {', '.join(LAG_TASKS)}")
     return list(dict.fromkeys(given))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from throughtime import __version__
 from throughtime.errors import UserError
+from throughtime.packages import installing
 from throughtime.sight.figures import plotly
 from throughtime.sight.report.packing import as_json
 from throughtime.sight.report.render import asset
@@ -96,7 +97,7 @@ def study_page(title: str, facts: Sequence[str], sections: Sequence[Section]) ->
         import jinja2
         from markupsafe import Markup
     except ModuleNotFoundError:
-        raise UserError("the page needs jinja2: pip install 'throughtime[report]'") from None
+        raise UserError(f"the page needs jinja2, {installing('report')}") from None
     plotly()
     from plotly.offline import get_plotlyjs
 

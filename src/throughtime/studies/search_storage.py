@@ -17,6 +17,7 @@ from throughtime.packages import require
 from throughtime.paths import display_path
 from throughtime.spelling import option
 from throughtime.studies.search import Search
+from throughtime.studies.storage_url import JOURNAL
 from throughtime.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ STORAGE = "search.db"
 _STUDY = "throughtime"
 _WARM_UP = 2  # comparisons before a trial can be pruned
 _STARTUP = 5  # trials before any can be pruned
-_JOURNAL = "journal:"  # prefix of a journal file's URL
 _CREATING = 2.0  # seconds to wait while another process creates the database
 _HEARTBEAT = 30  # seconds between heartbeats of a process that shares a storage
 
@@ -100,8 +100,8 @@ def open_study(optuna: Any, search: Search, storage: str | None, defaults: Train
     def created() -> Study:
         if storage is None:
             database = optuna.storages.RDBStorage(url)
-        elif url.startswith(_JOURNAL):
-            file = optuna.storages.journal.JournalFileBackend(url.removeprefix(_JOURNAL))
+        elif url.startswith(JOURNAL):
+            file = optuna.storages.journal.JournalFileBackend(url.removeprefix(JOURNAL))
             database = optuna.storages.JournalStorage(file)
         else:
             database = optuna.storages.RDBStorage(

@@ -19,6 +19,7 @@ from throughtime.studies.search import PRUNINGS, RESULT, TERMS, Search, best_tri
 from throughtime.studies.search_split import split_off_test
 from throughtime.studies.search_storage import STORAGE, load_optuna, locked, open_study, quiet
 from throughtime.studies.spaces import CELLS, defaults_of, space_for
+from throughtime.studies.storage_url import require_url
 from throughtime.tasks.base import Task
 from throughtime.training.callbacks import Callback
 from throughtime.training.config import TrainConfig
@@ -82,6 +83,7 @@ def tune(
     minutes = options.get("minutes")
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"{option('minutes')} must be a positive number, got {minutes:g}")
+    require_url(storage)
     given = {name: value for name, value in options.items() if name not in ("out", "minutes") and value is not None}
     if data is not None:
         given["data"] = data

@@ -82,7 +82,7 @@ class Classify(SequenceTask):
             raise DataError("classify needs data: pass a folder with one file or folder per label, or a table")
         found = self._read(options.data, 2)
         labels = codecs.targets if codecs else Labels.of(found.labels)
-        ids = labels.encode(found.labels)
+        ids = labels.encode(found.labels, found.source)
         notes = list(found.notes)
         train = np.arange(len(found))
         held: dict[str, Any] = {}
@@ -314,7 +314,7 @@ class Classify(SequenceTask):
             inputs = [codecs.inputs.encode(series) for series in found.series]
         else:
             inputs = [codecs.inputs.encode(text) for text in found.texts or ()]
-        labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
+        labels = codecs.targets.encode(found.labels, found.source) if found.labels else np.zeros(len(found), np.int64)
         return Sequences(inputs, labels, names=found.names, groups=found.groups, features=found.features)
 
 

@@ -296,7 +296,7 @@ class ForecastTask(Task[Windows]):
         """See `Task.rolling`; the default step is the horizon, or 1 if `windows` is None too."""
         for name, count in (("windows", windows), ("step", step)):
             if count is not None and count < 1:
-                raise UserError(f"{option(name)} must be a positive integer, got {count}")
+                raise UserError(f"{option(name)} must be at least 1, got {count}")
         return part.rolling(windows, step or (1 if windows is None else self.horizon))
 
     def fitting_batch(self, data: Data[Windows], batch: int, ranks: int) -> int:

@@ -40,9 +40,10 @@ ENDS = ("steps", "epochs", "minutes")
 
 
 def _device(value: Any) -> str:
-    kind, _, count = (str(value) if ":" in str(value) else f":{value}").partition(":")
-    if count in ("cpu", "cuda"):
-        kind, count = count, "1"
+    text = str(value)
+    if text in ("cpu", "cuda"):
+        return text
+    kind, _, count = text.rpartition(":")
     if kind not in ("", "cpu", "cuda") or not count.isdecimal() or int(count) < 1:
         raise ValueError("expected a number of devices, or cpu, cuda, cpu:N or cuda:N")
     return f"{kind}:{int(count)}" if kind else str(int(count))
@@ -146,7 +147,8 @@ class TrainingOptions(Options):
         batch: the batch size in sequences, or in parallel streams of text, in total over all processes; reduced if
             there is too little data.
         optimizer: the optimizer.
-        lr: the learning rate, or its maximum if the schedule varies it; the default depends on the optimizer.
+        lr: the learning rate, or its maximum if the schedule varies it; by default the task's own, or else 0.003 for
+            adam and adamw, 0.002 for rmsprop and 1 for sgd.
         schedule: the learning rate schedule: constant; cosine, which warms up over the first tenth and then follows
             half a cosine down to nearly 0; plateau, which multiplies by `decay` when validation stops improving; or
             step, which multiplies by `decay` every epoch after `decay_after` epochs.
@@ -206,13 +208,14 @@ class TrainingOptions(Options):
     @property
     def device_kind(self) -> Literal["auto", "cpu", "cuda"]:
         """The requested kind of device."""
-        kind, _, _ = self.devices.rpartition(":")
+        kind, _, _ = self.devices.partition(":")
         return "cpu" if kind == "cpu" else "cuda" if kind == "cuda" else "auto"
 
     @property
     def device_count(self) -> int:
         """The number of devices on each machine."""
-        return int(self.devices.rpartition(":")[2])
+        _, _, count = self.devices.rpartition(":")
+        return int(count) if count.isdecimal() else 1
 
     @property
     def processes(self) -> int:

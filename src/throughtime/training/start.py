@@ -93,8 +93,8 @@ class Start:
                 )
         if config.task.task != run.config.task.task:
             raise TrainingError(
-                f"{setting('task', config.task.task)} doesn't match {where}, the run to start from, whose task is "
-                f"{run.config.task.task}"
+                f"the task {config.task.task}{why and f' ({why})'} doesn't match {where}, the run to start from, whose "
+                f"task is {run.config.task.task}"
             )
         shared = (*_SHARED, *tasks.get(config.task.task).interfacing)
         for name in shared:

@@ -15,6 +15,7 @@ import numpy as np
 from throughtime import __version__
 from throughtime.errors import UserError
 from throughtime.files import replacing, require_directory_of
+from throughtime.packages import installing
 from throughtime.sight.report.data import (
     Envelopes,
     Flow,
@@ -123,7 +124,7 @@ def _plotly() -> str:
 
 
 def _missing(package: str) -> UserError:
-    return UserError(f"a report needs {package}: pip install 'throughtime[report]'")
+    return UserError(f"a report needs {package}, {installing('report')}")
 
 
 def _draws(data: ReportData) -> bool:

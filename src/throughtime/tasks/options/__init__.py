@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from throughtime.options import Count, Options, Paths, PathText
@@ -12,7 +12,8 @@ from throughtime.options import Count, Options, Paths, PathText
 class TaskOptions(Options):
     """Data options, shared by all tasks.
 
-    `defaults` are the task's own defaults of network and training options.
+    `defaults` are the task's own defaults of network and training options. `unused` are options of the base
+    classes that have no effect in the task; its help leaves them out.
 
     Attributes:
         task: the task to learn; inferred from the data by default.
@@ -23,6 +24,7 @@ class TaskOptions(Options):
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
+    unused: ClassVar[Collection[str]] = ()
 
     task: str
     data: Paths = None

@@ -28,6 +28,7 @@ class AudioOptions(StreamOptions):
     """
 
     defaults: ClassVar = {"hidden_size": 256, "dropout": 0.0, "batch": 32}
+    unused: ClassVar = ("encoding_errors",)
 
     task: Literal["audio"] = "audio"
     rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None

@@ -65,6 +65,7 @@ class EffectOptions(TaskOptions):
     """
 
     defaults: ClassVar = {"hidden_size": 20, "dropout": 0.0, "batch": 50, "optimizer": "adam", "lr": 0.005}
+    unused: ClassVar = ("encoding_errors",)
 
     task: Literal["effect"] = "effect"
     paired: bool = False

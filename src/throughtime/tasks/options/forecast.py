@@ -44,9 +44,9 @@ class ForecastOptions(TaskOptions):
     Attributes:
         data: a table (.csv, .tsv or .parquet) with a row per time, or per time and series.
         target: the columns to forecast, separated by commas; each is a separate series. `y` by default.
-        horizon: the number of rows to forecast.
-        context: the number of rows the network looks back; by default four horizons, up to the larger of 672 rows and
-            one horizon.
+        horizon: the number of rows to forecast; required.
+        context: the number of past rows that the network reads; by default four horizons, but no more than 672 rows, or
+            one horizon if it is longer than that.
         strategy: the decoding strategy: parallel decodes each step of the horizon from the state after the context
             (SegRNN, arXiv:2308.11200); direct decodes them one after another; recursive feeds each forecast back to the
             network. The default is parallel, or direct if there are future covariates, which can have lasting effects.

@@ -29,6 +29,7 @@ class NotesOptions(SequenceOptions):
         "lr": 0.01,
         "epochs": 120,
     }
+    unused: ClassVar = ("encoding_errors",)
 
     task: Literal["notes"] = "notes"
     step: Annotated[float, Field(gt=0, le=4)] = 0.25
