@@ -54,12 +54,6 @@ def test_damage_is_reported_with_the_file(path, name, damage):
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "3", '{"steps": 3, "valid": {"loss": 1.0}, "test": null}'])
-def test_missing_weights_of_a_finished_run_are_damage(path):
-    (path / "model.safetensors").unlink()
-    with pytest.raises(RunError, match=r"damaged: model\.safetensors is missing"):
-        Run.open(path).model()
-
-
 def test_a_result_without_its_fields_is_damage(path, content, capsys):
     (path / "result.json").write_text(content)
     with pytest.raises(RunError, match=r"damaged: result\.json"):
@@ -67,6 +61,12 @@ def test_a_result_without_its_fields_is_damage(path, content, capsys):
     assert main(["runs", str(path.parent)]) == 0
     assert path.name in capsys.readouterr().out
     assert main(["info", str(path)]) == 2
+
+
+def test_missing_weights_of_a_finished_run_are_damage(path):
+    (path / "model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"damaged: model\.safetensors is missing"):
+        Run.open(path).model()
 
 
 @pytest.mark.parametrize("name", ["task.json", "program.json"])
