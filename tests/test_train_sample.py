@@ -102,8 +102,8 @@ def test_the_model_takes_what_its_vocabulary_returns(run):
 
 
 def test_invalid_options_are_reported_before_sampling(run):
-    with pytest.raises(UserError, match=r"no option lenght here \(did you mean length\?\); expected length, seed"):
-        sample(run, lenght=3)
+    with pytest.raises(UserError, match=r"no option lengthe here \(did you mean length\?\); expected length, seed"):
+        sample(run, lengthe=3)
     for options in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}, {"length": -1}):
         with pytest.raises(UserError, match="must be"):
             sample(run, **options)
