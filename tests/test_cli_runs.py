@@ -332,7 +332,7 @@ def test_evaluate_prints_metrics_or_json(trained, text, capsys):
 def test_evaluation_without_data_uses_the_held_out_data(trained, capsys):
     assert main(["evaluate", str(trained[0])]) == 0
     out, err = capsys.readouterr()
-    assert "reads the held-out data" in err
+    assert "reads the validation data" in err
     assert "note: " not in err
     shown = Run.open(trained[0]).result["valid"]
     assert f"{shown['loss']:.4f} nats per character" in out

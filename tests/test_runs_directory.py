@@ -63,6 +63,17 @@ def test_a_result_without_its_fields_is_damage(path, content, capsys):
     assert main(["info", str(path)]) == 2
 
 
+def test_a_run_of_a_custom_task_is_not_called_damaged(path, capsys):
+    file = path / "config.json"
+    record = json.loads(file.read_text())
+    record["config"]["task"] = "odd-ones"
+    file.write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"is a run of the custom task 'odd-ones'; open it in Python"):
+        Run.open(path)
+    assert main(["runs", str(path.parent)]) == 0
+    assert "damaged" not in capsys.readouterr().out
+
+
 def test_missing_weights_of_a_finished_run_are_damage(path):
     (path / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"damaged: model\.safetensors is missing"):

@@ -306,6 +306,19 @@ def test_a_stopped_run_resumes_for_the_remaining_time(tmp_path, monkeypatch):
         resume(run.path, minutes=0.01, progress=False)
 
 
+def test_a_short_evaluation_reads_as_much_as_a_validation_during_training(tmp_path, monkeypatch):
+    def plan_of(*args):
+        plan = make_plan(*args)
+        return plan.model_copy(update={"evaluate_terms": 5, "validate_terms": 100})
+
+    monkeypatch.setattr(loop, "make_plan", plan_of)
+    run = train_tiny(tmp_path, steps=3)
+    held_out = run.record.data.counts["valid"] - 1
+    assert run.result["valid"]["tokens"] == 96  # in streams of equal length
+    assert run.result["measured"]["valid"] == pytest.approx(96 / held_out)
+    assert f"measured on 96 of {held_out:,}" in run.log.read_text()
+
+
 def test_time_before_training_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "write_report", lambda run, data: None)
     monkeypatch.setattr(loop, "make_plan", partial(make_plan, clock=lambda: 1004.0))

@@ -52,7 +52,7 @@ SHOWN = {
     classify: r"'[a-z]{6}' -> '(vowels|consonants)' \d+%( \(correct: '(vowels|consonants)'\))?",
     tag: r"Ada/\S+ met/\S+ Grace/\S+ Hopper/\S+",
     forecast: rf"y at \d+, 6 ahead -> {NUMBER} \(observed: {NUMBER}\)",
-    effect: rf"{NUMBER} at 0\.\d\d\d s -> {NUMBER} \(recorded: {NUMBER}\)",
+    effect: rf"dry {NUMBER} at 0\.\d\d\d s -> wet {NUMBER} \(recorded: {NUMBER}\)",
     text: r"(\n  .*)+",
 }
 

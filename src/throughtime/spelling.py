@@ -66,8 +66,8 @@ def counted(number: float, noun: str) -> str:
 
 
 def figure(value: float) -> str:
-    """Format a metric with four decimals, or with three significant digits if it is small."""
-    return f"{value:.4f}" if abs(value) >= 0.01 or not value else f"{value:.3g}"
+    """Format a metric with four decimals, or with three significant digits if it is very small or very large."""
+    return f"{value:.4f}" if 0.01 <= abs(value) < 1e6 or not value else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

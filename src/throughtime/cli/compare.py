@@ -51,8 +51,9 @@ def compare(
     as_json: Annotated[bool, json_option(_PANEL)] = False,
     **given: Any,
 ) -> None:
-    """Every cell gets the same number of parameters and the same --steps, --epochs or --minutes per run. The table
-    shows the mean over seeds on held-out data; from 5 seeds on, a paired bootstrap tests which differences are real.
+    """Every cell gets about the same number of parameters, and the same --steps, --epochs or --minutes per run. The
+    table shows the mean over seeds on held-out data. From 5 seeds on, a paired bootstrap tests which differences are
+    real.
 
     All runs are stored in one folder, --out. Repeat the command with the same --out to resume a comparison, or to add
     cells and seeds to it.

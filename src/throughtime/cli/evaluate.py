@@ -58,7 +58,8 @@ def evaluate(
             raise UserError(f"{name} must be at least 1, got {value}")
     opened = Run.open(run)
     require_data(data or ())
-    announce(opened, data or ["the held-out data"])
+    held_out = "test" if opened.record.data.counts.get("test") else "validation"
+    announce(opened, data or [f"the {held_out} data"])
     if seen := opened.trained_on(data or ()):
         print(
             f"note: the run was trained on data in {', '.join(map(display_path, seen))}; "

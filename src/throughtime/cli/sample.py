@@ -26,7 +26,12 @@ def sample(
         int | None,
         typer.Option(metavar="N", help="Tokens, steps or samples to generate. Default: 500, or 3 s of sound."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write. Default: print text.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File to write. Default: print text, or write RUN/sample.mid or RUN/sample.wav."
+        ),
+    ] = None,
     temperature: Annotated[
         float,
         typer.Option(metavar="T", help="Sampling temperature; 0 always takes the most likely token."),

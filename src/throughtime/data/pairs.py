@@ -200,10 +200,8 @@ def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) 
         latency = counts["latency"]
         moved = f"; shifted by {_shift(latency)} to compensate" if _shift(latency) else ""
         late = f"{latency} sample{'' if latency == 1 else 's'} ({1000 * latency / waveform.rate:.1f} ms)"
-        note = (
-            f"{wet.name} is late by {late}{moved}. Its correlation with {dry.name} is "
-            f"{counts['correlation'] / 1000:.2f}."
-        )
+        aligned = f"is late by {late}{moved}" if latency else "is aligned with the dry sound"
+        note = f"{wet.name} {aligned}. Its correlation with {dry.name} is {counts['correlation'] / 1000:.2f}."
     signal: Any = flat.reshape(-1, 2)
     return signal, key, note
 

@@ -15,7 +15,7 @@ from throughtime.data.table import Table, read_table
 from throughtime.data.timeline import Timeline
 from throughtime.errors import DataError
 from throughtime.paths import display_path
-from throughtime.spelling import option
+from throughtime.spelling import counted, option
 
 Array = NDArray[Any]
 
@@ -248,7 +248,7 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         notes.append(f"{filled:,} missing timestamps (interval {timeline.text}) are treated as missing values")
     missing = sum(int(np.isnan(series.values).sum()) for series in found) - filled * len(read)
     if missing > 0:
-        notes.append(f"{missing:,} values of the target are missing; the network reads a mask that marks them")
+        notes.append(f"the target has {counted(missing, 'missing value')}; the network reads a mask that marks them")
     unused = [name for name in table.columns if name not in columns.all]
     if unused:
         shown = f"{', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}"

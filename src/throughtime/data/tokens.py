@@ -131,7 +131,7 @@ def _word_level(
     if len(names) == len(first):
         raise DataError(
             f"no word occurs {min_count} times in the training text; "
-            f"use a longer text or a smaller {option('min_count')}"
+            f"use a longer text or a smaller {option('min_count')}, the minimum number of occurrences"
         )
     tokenizer.model = models.WordLevel({name: i for i, name in enumerate(names)}, UNKNOWN)
     return TokenVocabulary(tokenizer)

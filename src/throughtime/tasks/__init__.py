@@ -59,6 +59,11 @@ def get(name: str) -> type[Task[Any]]:
         ) from None
 
 
+def is_known(name: str) -> bool:
+    """Return whether a task is built in, or custom and imported."""
+    return name in (_HOMES | _UNLISTED) or name in registered
+
+
 def options_of(task: str | type[Task[Any]]) -> type[TaskOptions]:
     """Return the class of a task's options; for a name in `BUILT_IN`, without importing the task.
 

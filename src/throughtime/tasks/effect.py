@@ -268,7 +268,7 @@ class Effect(Task[Pairs]):
         with torch.no_grad():
             raw, _ = model(given)
         return (
-            f"{inputs[loudest, 0]:.3f} at {loudest / data.valid.rate:.3f} s -> {float(raw[-1, 0, 0]):.3f} "
+            f"dry {inputs[loudest, 0]:.3f} at {loudest / data.valid.rate:.3f} s -> wet {float(raw[-1, 0, 0]):.3f} "
             f"(recorded: {wet[loudest, 0]:.3f})"
         )
 
@@ -319,7 +319,7 @@ class Effect(Task[Pairs]):
         audible = energy > 1e-6 * energy.max()
         ratio = np.where(audible, 10 * np.log10(np.maximum(error, 1e-12) / np.maximum(energy, 1e-12)), np.nan)
         tracks = [track("dry", inputs[:, 0]), track("target", wet[:, 0]), track("prediction", found)]
-        title = f"{short(part.name)}, from {first / part.rate:.2f} s"
+        title = f"{short(part.name)}, from {first / part.rate:.2f} s of the data read"
         return [Sound(title, part.rate, tracks, (1, 2), "ESR, dB", ratio, window, values)]
 
     def pictures(self, model: SequenceModel, data: Data[Pairs], terms: int) -> dict[str, Any]:

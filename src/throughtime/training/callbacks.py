@@ -200,6 +200,7 @@ class MetricsRows(Callback):
         self._file: MetricsFile | None = None
         self._logged = -1  # the number of tenths of training at the last logged validation
         self._last_step = 0  # the step of the last logged validation
+        self._since_line = [0.0, 0]  # the sum of the losses and the number of steps since then
 
     def on_start(self, fit: Fit) -> None:
         """Truncate the file at the step to resume from."""
@@ -208,6 +209,7 @@ class MetricsRows(Callback):
 
     def on_step(self, fit: Fit) -> None:
         """Accumulate, and write a row if it is due."""
+        self._since_line = [self._since_line[0] + fit.mean_loss, self._since_line[1] + 1]
         self._sums = [a + b for a, b in zip(self._sums, (fit.mean_loss, fit.last_norm, 1), strict=True)]
         if fit.just_validated or fit.step % max(1, fit.plan.expected_steps // _ROWS) == 0:
             self._write(fit)
@@ -242,10 +244,11 @@ class MetricsRows(Callback):
                 best = " *"
             elif self._best.step > self._last_step and self._best.best is not None:
                 best = f"; best {figure(self._best.best)} at step {self._best.step:,}"
-            self._last_step = fit.step
+            mean = self._since_line[0] / self._since_line[1]
+            self._last_step, self._since_line = fit.step, [0.0, 0]
             _log.info(
-                "%s: training loss %.4f, validation loss %.4f%s%s",
-                where(fit) + _spent_and_left(fit), self.train_loss, figures["loss"], others, best,
+                "%s: training loss %s, validation loss %s%s%s",
+                where(fit) + _spent_and_left(fit), figure(mean), figure(figures["loss"]), others, best,
             )  # fmt: skip
 
     def _is_due(self, fit: Fit) -> bool:
@@ -451,8 +454,8 @@ def where(fit: Fit) -> str:
 def progress_in_words(plan: Plan, step: int, seconds: float) -> str:
     """Describe a step and the training time up to it, as parts of a plan."""
     if plan.seconds is None:
-        return f"step {step} of {plan.steps}"
-    return f"step {step}, {duration(seconds)} of {duration(plan.seconds)}"
+        return f"step {step:,} of {plan.steps:,}"
+    return f"step {step:,}, {duration(seconds)} of {duration(plan.seconds)}"
 
 
 def _spent_and_left(fit: Fit) -> str:

@@ -87,7 +87,7 @@ class Display:
             return
         spent = now - began
         per_unit = spent / (done - first) if done > first else 0.0
-        if spent > 0 and now - self._said >= max(_PIPED, _PIPED_SHARE * per_unit * (size - first)):
+        if now - max(self._said, began) >= max(_PIPED, _PIPED_SHARE * per_unit * (size - first)):
             left = f", {duration(per_unit * (size - done))} left" if per_unit else ""
             more = f", {figures}" if figures else ""
             self.line(f"{doing}: {done / size:.0%}, {duration(spent)} elapsed{left}{more}")

@@ -42,7 +42,13 @@ class OnDevice(NamedTuple):
 
 
 def measured(
-    model: SequenceModel, task: Task[Any], part: Any, *, terms: int | None = None, progress: Progress | None = None
+    model: SequenceModel,
+    task: Task[Any],
+    part: Any,
+    *,
+    terms: int | None = None,
+    batch: int = 1,
+    progress: Progress | None = None,
 ) -> Figures:
     """Return a network's metrics on a part of the data.
 
@@ -51,10 +57,11 @@ def measured(
         task: the task.
         part: the part.
         terms: the approximate number of loss terms to measure; all if None.
+        batch: the batch size; a larger one is faster and may be less exact.
         progress: called with the progress.
     """
     assert model.task is not None
-    sums = total(model, task.reading(part, terms=terms), task.metrics(model.task.codecs), progress)
+    sums = total(model, task.reading(part, batch, terms=terms), task.metrics(model.task.codecs), progress)
     figures = {**sums.figures, "loss": task.loss(sums.figures)}
     return {**task.figures(figures, task.subset(part, terms)), **task.extra_figures(model, part, terms)}
 

@@ -7,7 +7,10 @@ import torch
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
 from throughtime.spelling import counted, duration
+from throughtime.tasks.streams import StreamTask
 from throughtime.training.run_config import Plan
+
+_NEARLY_ALL = 0.95  # a validation that reads a larger fraction of the data isn't called partial
 
 
 def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str, str]]:
@@ -29,9 +32,13 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
     by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
     epochs = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
     part = ""
-    if plan.validate_terms < held_out:
+    if plan.validate_terms < _NEARLY_ALL * held_out:
         part = (
             f"; during training, a validation reads only {plan.validate_terms:,} of {counted(held_out, run.task.unit)}"
+        )
+    if isinstance(run.task, StreamTask):
+        part += (
+            f"; a validation during training reads {counted(plan.batch, 'stream')} in parallel, the last one a single"
         )
     return [
         ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),

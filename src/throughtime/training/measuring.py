@@ -41,9 +41,12 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
         result[what] = None
         if part is not None:
             every = task.reading(part).terms
-            terms = min(run.plan.evaluate_terms, every)
-            result["measured"][what] = terms / every
-            figures = measured(model, task, part, terms=terms, progress=display.progress)
+            terms, streams = min(run.plan.evaluate_terms, every), 1
+            if terms < min(run.plan.validate_terms, every):  # as many as a validation during training, as fast
+                terms, streams = min(run.plan.validate_terms, every), run.plan.batch
+            read = task.reading(part, streams, terms=terms).terms
+            result["measured"][what] = read / every
+            figures = measured(model, task, part, terms=terms, batch=streams, progress=display.progress)
             baselines = task.baseline_figures(run.description.baselines, task.subset(part, terms), data.codecs)
             result[what] = {**figures, "baselines": baselines}
             _log.info(
@@ -52,10 +55,10 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                 ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[: task.baseline_rows]),
             )
             if worse := worse_than(task, figures, baselines):
-                on_part = "on the part that was measured, " if terms < every else ""
+                on_part = "on the part that was measured, " if read < every else ""
                 _log.warning("%s: %s%s", what, on_part, worse)
-            if terms < every:
-                _log.info("%s: measured on %s of %s", what, f"{terms:,}", counted(every, task.unit))
+            if read < every:
+                _log.info("%s: measured on %s of %s", what, f"{read:,}", counted(every, task.unit))
                 if part is (data.valid if data.test is None else data.test):
                     evaluate = command(f"evaluate {shlex.quote(display_path(run.path))}")
                     _log.info("measure on all of them with: %s", evaluate)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from throughtime.paths import display_path
 from throughtime.runs import Run
+from throughtime.spelling import command
 from throughtime.tasks.base import Data
 from throughtime.tasks.generative import Generative
 from throughtime.training.reloading import untrained
@@ -48,6 +51,8 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
     headline = run.headline()
     part = headline.part
     results_on = f"the {'test' if part == 'test' else 'validation'} data"
+    if result and (share := result["measured"][part]) < 1:
+        results_on = f"{share:.0%} of {results_on}"
     figures = {name: value for name, value in result[part].items() if name != "baselines"} if result else {}
     rows = dict(task.figure_rows(figures)) if figures else {}
     model = run.model()
@@ -59,7 +64,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
         facts=[
             *facts(run),
             *([f"{headline.label} {rows[headline.label]} on {results_on}"] if headline.label in rows else []),
-            f"to look inside: throughtime inspect {run.path}",
+            f"to look inside: {command(f'inspect {shlex.quote(display_path(run.path))}')}",
         ],
         step=task.unit,
         loss=task.loss_in_words,

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from throughtime import tasks
 from throughtime.errors import RunError
 from throughtime.stored import RUN_FORMAT, read_text, require_format
 from throughtime.tasks.base import Data
@@ -120,6 +121,12 @@ def read_record(path: Path) -> Record:
         require_format(path.parent, content)
         return Record.model_validate(content)
     except ValidationError as error:
+        task = content.get("config", {}).get("task")
+        if isinstance(task, str) and not tasks.is_known(task):
+            raise RunError(
+                f"{path.parent} is a run of the custom task {task!r}; open it in Python, after importing the module of "
+                "the task"
+            ) from None
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RunError(f"{path.parent} is damaged: {path.name}: {where}: {first['msg']}") from None
