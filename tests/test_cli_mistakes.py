@@ -172,6 +172,12 @@ def test_folder_of_texts_reports_the_inferred_task_and_why(directory, monkeypatc
     assert (kind.name, why) == ("text", "a folder of text files; with --task classify each file is a label")
 
 
+@pytest.mark.parametrize(("command", "usage"), [("evaluate", "RUN [DATA]..."), ("runs", "[DIR]"), ("info", "RUN")])
+def test_the_usage_marks_only_optional_arguments(command, usage, capsys):
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"Usage: throughtime {command} [OPTIONS] {usage}"
+
+
 def test_error_messages_end_without_a_period():
     def ends_with_a_period(message):
         parts = message.values if isinstance(message, ast.JoinedStr) else [message]

@@ -9,6 +9,7 @@ from typer.main import get_command
 import throughtime.cli.main as command_line
 from throughtime import tasks
 from throughtime.cli.commands import COMMANDS
+from throughtime.cli.config_options import from_file
 from throughtime.cli.main import main
 from throughtime.spelling import flag
 from throughtime.training.config import DEFAULT_LEARNING_RATES, NetworkOptions, TrainingOptions
@@ -118,3 +119,9 @@ def test_the_help_has_the_default_learning_rates():
 def test_the_help_has_no_placeholders_and_bounds_in_typers_form(command, capsys):
     shown = " ".join(help_of(capsys, command).values())
     assert not re.search(r"<\w+>|\[x[<>]", shown)
+
+
+def test_a_file_of_options_may_use_short_forms(tmp_path):
+    file = tmp_path / "options.json"
+    file.write_text('{"hidden": 8, "layers": 2, "steps": 3}')
+    assert from_file(file) == {"hidden_size": 8, "num_layers": 2, "steps": 3}

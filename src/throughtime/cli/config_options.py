@@ -26,6 +26,8 @@ _GROUPS: tuple[type[Options], ...] = (NetworkOptions, TrainingOptions)
 _GENERAL = "text"  # --help shows the options of this task if no task is named
 # Headings in the help, each keyed by the first field below it.
 _HEADINGS = {"cell": "Network", "batch": "Training", "epochs": "How long", "seed": "Execution"}
+# Short forms, which are allowed in a file of options too.
+_NAMES = {short.removeprefix("--"): name for name, short in SHORT_FORMS.items() if short.startswith("--")}
 _SEVERAL = ("cell_options", "knob")  # repeatable options
 _PLACEHOLDERS = {
     "cell_options": "NAME=VALUE",
@@ -127,7 +129,7 @@ def from_file(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise TrainingError(f'the configuration {path} is not a JSON object, such as {{"hidden_size": 256}}')
     if not isinstance(fields.get("config"), dict):
-        return fields
+        return {_NAMES.get(str(name), str(name)): value for name, value in fields.items()}
     return {name: value for name, value in fields["config"].items() if name != "out" and value is not None}
 
 

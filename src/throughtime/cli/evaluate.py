@@ -25,7 +25,7 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="Files and directories; for text, - is standard input; for effects, pass a dry and a wet sound. "
             "Default: the test data of the run, or the validation data if there are none.",
         ),

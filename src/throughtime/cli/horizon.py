@@ -29,7 +29,7 @@ _DECADES = 6
 
 def horizon(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A trained network: the run's directory, or latest.")
+        Path | None, typer.Argument(metavar="RUN", help="A trained network: the run's directory, or latest.")
     ] = None,
     cell: Annotated[
         list[str] | None,

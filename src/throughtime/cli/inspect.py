@@ -27,7 +27,7 @@ def inspect(
     run: RunArgument,
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DATA]", help="Data of the kind it was trained on. Default: the validation data."),
+        typer.Argument(metavar="DATA", help="Data of the kind it was trained on. Default: the validation data."),
     ] = None,
     *,
     text: Annotated[

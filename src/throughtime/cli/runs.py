@@ -25,7 +25,7 @@ _GAP = 2
 
 
 def runs(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="The directory that holds the runs.")] = Path(RUNS),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory that holds the runs.")] = Path(RUNS),
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, a list.")] = False,
 ) -> None:
