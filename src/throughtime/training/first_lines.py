@@ -37,9 +37,8 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
             f"; during training, a validation reads only {plan.validate_terms:,} of {counted(held_out, run.task.unit)}"
         )
     if isinstance(run.task, StreamTask):
-        part += (
-            f"; a validation during training reads {counted(plan.batch, 'stream')} in parallel, the last one a single"
-        )
+        streams = counted(plan.batch, "stream")
+        part += f"; validations during training read {streams} in parallel, the final one a single stream"
     return [
         ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
         ("network", f"{config.network.layers_in_words}; {count:,} parameters"),
