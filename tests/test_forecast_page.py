@@ -81,7 +81,7 @@ def test_the_pages_open_without_errors(run, driver, tmp_path):
     inside = collect(run, passage, patterns=["layer0.hidden"])
     assert inside.reading.inputs.shape == (60, 1)
     short = short_report(run, data)
-    assert "Loss per value during training." in render(short)
+    assert "Scaled MAE during training." in render(short)
     for k, page in enumerate((inside, short)):
         open_page(driver, write(page, tmp_path / f"{k}.html"))
         see_all(driver)

@@ -162,7 +162,7 @@ class AudioTask(StreamTask[Audio]):
                 columns = (signal_of(codec, ids[1:]), nats / math.log(2), predicted)
                 yield from np.stack(columns, 1).tolist()
 
-        return Prediction(("sample", "bits", "prediction"), rows())
+        return Prediction(("value", "bits", "prediction"), rows())
 
     def default_length(self, codecs: Codecs) -> int:
         """Return the number of samples in 3 seconds of sound, summed over channels."""

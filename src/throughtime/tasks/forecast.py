@@ -66,7 +66,8 @@ class ForecastTask(Task[Windows]):
     @property
     def loss_in_words(self) -> str:
         """See `Task.loss_in_words`."""
-        return "loss per value"
+        per_value = {"quantiles": "pinball loss", "normal": "nats", "student_t": "nats"}
+        return self.label("loss") if self._is_point else f"{per_value[self.options.head]} per value"
 
     @property
     def horizon(self) -> int:

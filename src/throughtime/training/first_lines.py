@@ -44,7 +44,7 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
         ("network", f"{config.network.layers_in_words}; {count:,} parameters"),
         ("runs on", where),
         ("plan", f"{_length(plan)} of {counted(plan.batch, 'sequence')} ({epochs} epochs); {by}"),
-        ("legend", f"* marks the best validation so far{part}"),
+        ("legend", f"loss: {run.task.loss_in_words}; * marks the best validation so far{part}"),
     ]
 
 
