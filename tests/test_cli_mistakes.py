@@ -36,6 +36,7 @@ MISTAKES = {
     "train names --task classify --test-share 0.9 --valid-share 0.2": "must sum to less than 1, got 0.2 and 0.9",
     "train - --task classify": "standard input is only for text, but the task is classify",
     "predict labels -": "standard input is only for text, but the run's task is classify",
+    "train --task clasify --help": "did you mean classify?",
     "train text.txt --task clasify": "did you mean classify?",
     "train text.txt --level chars": "--level must be one of char, word, bpe",
     "train text.txt --lr -1": "--lr must be greater than 0, got -1",

@@ -226,7 +226,9 @@ def test_rolling_origins_are_the_last_windows_of_each_series(run, file):
     assert origins(3, None) == [236, 244, 252]
     assert origins(4, 2) == [246, 248, 250, 252]
     assert origins(None, 5) == [232, 237, 242, 247, 252]
-    assert origins(100, 11) == [230, 241, 252]
+    assert origins(3, 11) == [230, 241, 252]
+    with pytest.raises(UserError, match="windows must be at most 3 for these data, whose origins are 11 rows apart"):
+        task.rolling(windows, 4, 11)
     with pytest.raises(UserError, match="step must be at least 1, got 0"):
         task.rolling(windows, 3, 0)
 

@@ -87,7 +87,7 @@ def described(
     """
     named = [after for at, after in pairwise(arguments) if at == "--task"]
     named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--task=")]
-    name = named[-1] if named and named[-1] in tasks.names() else _GENERAL
+    name = named[-1] if named else _GENERAL
     defaults = TrainConfig.of(name).given
     of_task = tasks.options_of(name)
     owners = {field: group for group in (of_task, *_GROUPS) for field in group.model_fields}

@@ -298,7 +298,14 @@ class ForecastTask(Task[Windows]):
         for name, count in (("windows", windows), ("step", step)):
             if count is not None and count < 1:
                 raise UserError(f"{option(name)} must be at least 1, got {count}")
-        return part.rolling(windows, step or (1 if windows is None else self.horizon))
+        rows = step or (1 if windows is None else self.horizon)
+        most = int((np.maximum(part.counts, 1) - 1).max()) // rows + 1
+        if windows is not None and windows > most:
+            raise UserError(
+                f"{option('windows')} must be at most {most} for these data, whose origins are {rows} rows apart; got "
+                f"{windows}"
+            )
+        return part.rolling(windows, rows)
 
     def fitting_batch(self, data: Data[Windows], batch: int, ranks: int) -> int:
         """Return the batch size, reduced to the number of windows if there are fewer."""
