@@ -13,6 +13,7 @@ from throughtime.runs import Run
 from throughtime.spelling import command, counted, figure, option
 from throughtime.tasks.base import Data, Figures, Task
 from throughtime.tasks.generative import Generative
+from throughtime.tasks.streams import StreamTask
 from throughtime.training.callbacks import BestWeights
 from throughtime.training.display import Display
 from throughtime.training.evaluation import measured
@@ -42,7 +43,8 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
         if part is not None:
             every = task.reading(part).terms
             terms, streams = min(run.plan.evaluate_terms, every), 1
-            if terms < min(run.plan.validate_terms, every):  # as many as a validation during training, as fast
+            # Parallel streams read as much as a validation during training in the same short time.
+            if isinstance(task, StreamTask) and terms < min(run.plan.validate_terms, every):
                 terms, streams = min(run.plan.validate_terms, every), run.plan.batch
             read = task.reading(part, streams, terms=terms).terms
             result["measured"][what] = read / every
