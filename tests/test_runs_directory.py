@@ -66,9 +66,9 @@ def test_a_result_without_its_fields_is_damage(path, content, capsys):
 def test_a_run_of_a_custom_task_is_not_called_damaged(path, capsys):
     file = path / "config.json"
     record = json.loads(file.read_text())
-    record["config"]["task"] = "odd-ones"
+    record["config"]["task"] = "not-imported"
     file.write_text(json.dumps(record))
-    with pytest.raises(RunError, match=r"is a run of the custom task 'odd-ones'; open it in Python"):
+    with pytest.raises(RunError, match=r"is a run of the custom task 'not-imported'; open it in Python"):
         Run.open(path)
     assert main(["runs", str(path.parent)]) == 0
     assert "damaged" not in capsys.readouterr().out
