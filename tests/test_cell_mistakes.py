@@ -429,7 +429,7 @@ def test_a_state_with_a_missing_or_invalid_width_raises():
     def lost(x, h=state(width="size")):
         return tanh(affine("all", x, h))
 
-    with pytest.raises(CellError, match="'size', but there is no such hyper-parameter"):
+    with pytest.raises(CellError, match="'size', which is not a hyper-parameter"):
         lost.program(3, 4)
 
 

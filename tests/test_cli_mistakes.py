@@ -35,7 +35,7 @@ MISTAKES = {
     "train text.txt --decay 0.5": "--decay is for the schedules step and plateau; the schedule is cosine",
     "train names --task classify --test-share 0.9 --valid-share 0.2": "must sum to less than 1, got 0.2 and 0.9",
     "train - --task classify": "standard input is only for text, but the task is classify",
-    "predict labels -": "standard input is only for text, but the run's task is classify",
+    "predict labels -": "standard input is only for text, but the task is classify",
     "train --task clasify --help": "did you mean classify?",
     "train text.txt --task clasify": "did you mean classify?",
     "train text.txt --level chars": "--level must be one of char, word, bpe",

@@ -135,7 +135,7 @@ def test_every_process_has_a_row_in_uneven_batches():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([], np.zeros(0, int)), "no sequences"),
+        (([], np.zeros(0, int)), "expected at least 1 sequence, got none"),
         (([[1], []], np.array([0, 1])), "sequence 1 has no steps; remove it"),
         (([[1], [2]], np.array([0])), "the number of targets must match the sequences, got 1 for 2"),
         (([[1, 2]], [[1]]), "2 steps and 1 targets"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from tiny_training import train_tiny
 
 import throughtime
@@ -72,6 +73,22 @@ def test_a_run_of_a_custom_task_is_not_called_damaged(path, capsys):
         Run.open(path)
     assert main(["runs", str(path.parent)]) == 0
     assert "damaged" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", [3, [], None, {"task": 3}])
+def test_a_config_of_the_wrong_type_is_damage(path, config):
+    file = path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "config": config}))
+    with pytest.raises(RunError, match=r"damaged: config\.json: config"):
+        Run.open(path)
+
+
+@pytest.mark.parametrize("content", [b"not weights", save({"weight": torch.zeros(1)})], ids=["text", "weights"])
+def test_damage_names_the_file_once(path, content):
+    (path / "model.safetensors").write_bytes(content)
+    with pytest.raises(RunError, match=r"is damaged: model\.safetensors") as caught:
+        Run.open(path).model()
+    assert str(caught.value).count("model.safetensors") == 1
 
 
 def test_missing_weights_of_a_finished_run_are_damage(path):

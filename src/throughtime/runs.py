@@ -106,7 +106,7 @@ class Run:
 
     def __repr__(self) -> str:
         config = self.config
-        return f"<run {display_path(self.path)}: {config.task.task}, {config.network.layers_in_words}, {self.state}>"
+        return f"<run {display_path(self.path)}: {config.task.task}, {config.network.layers_in_words}>"
 
     def _repr_html_(self) -> str:
         rows = [
@@ -486,8 +486,7 @@ class Run:
         except VersionError:
             raise
         except ModelError as error:
-            reason = str(error).removeprefix(f"{self.path / name} ")
-            raise RunError(f"{self.path} is damaged: {name} {reason}") from None
+            raise RunError(f"{self.path} is damaged: {str(error).replace(str(self.path / name), name)}") from None
 
     def save_weights(self, model: SequenceModel) -> None:
         """Save the network as the best one so far; the file is a complete model."""

@@ -75,7 +75,7 @@ class Pieces:
         self.names.setdefault(part, []).append(name)
 
     def part(self, name: str | None) -> tuple[list[Roll], list[str]]:
-        """Return the rolls and names of a part, or those of all pieces if the name is None or there is no such part."""
+        """Return the rolls and names of a part, or those of all pieces for None or the name of a missing part."""
         if name is not None and name in self.parts:
             return self.parts[name], self.names[name]
         return [roll for rolls in self.parts.values() for roll in rolls], [x for xs in self.names.values() for x in xs]

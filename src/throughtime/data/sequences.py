@@ -46,7 +46,7 @@ class Sequences:
 
         keep("inputs", [_ids_or_values(x) for x in self.inputs])
         if not self.inputs:
-            raise DataError("there are no sequences; at least 1 is needed")
+            raise DataError("expected at least 1 sequence, got none")
         keep("names", list(self.names) or [str(k) for k in range(len(self))])
         _equal_count("names", self.names, len(self))
         self._check_alike("inputs", self.inputs)

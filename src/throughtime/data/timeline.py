@@ -136,7 +136,7 @@ class Timeline:
         _reject_duplicates(cls(unit, 1, zoned=zoned), stamps, same, name)
         if not step:
             if not len(gaps):
-                raise DataError(f"{name}: every series has only one row, so there is no interval between times")
+                raise DataError(f"{name}: every series has only one row, so the interval between times is unknown")
             steps, counts = np.unique(gaps, return_counts=True)
             step = int(steps[counts.argmax()])
         line = cls(unit, step, int(stamps[0] % step), zoned=zoned)

@@ -81,7 +81,7 @@ def width_of(declaration: StateDeclaration | InputDeclaration, sizes: Sizes, hyp
     width = declaration.width
     if isinstance(width, str):
         if width not in hyper:
-            raise ValueError(f"{what} takes its width from {width!r}, but there is no such hyper-parameter")
+            raise ValueError(f"{what} takes its width from {width!r}, which is not a hyper-parameter")
         width = hyper[width]
     elif callable(width):
         width = _computed(width, what, {"input_size": sizes.input, "hidden_size": sizes.hidden} | dict(hyper))

@@ -128,8 +128,7 @@ class AudioTask(StreamTask[Audio]):
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
         rate, channels = counts["rate"], counts["channels"]
-        parts = {"train": "for training", "valid": "for validation", "test": "for the test"}
-        seconds = {words: counts[part] / rate / channels for part, words in parts.items() if counts.get(part)}
+        seconds = {words: counts[part] / rate / channels for part, words in self.parts.items() if counts.get(part)}
         listed = ", ".join(f"{value:,.1f} s {words}" for words, value in seconds.items())
         return f"{listed}; {rate:,} samples per second, {'mono' if channels == 1 else 'stereo'}"
 

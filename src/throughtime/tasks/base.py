@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 from throughtime.codecs import Codecs
 from throughtime.data.batch import Batch
-from throughtime.errors import UserError
+from throughtime.errors import DataError, UserError
 from throughtime.spelling import option
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.options import TaskOptions
@@ -140,6 +140,7 @@ class Task(ABC, Generic[S]):
         reads_standard_input: whether the data can be "-", standard input.
         default_data: a short name of the data to train on if the user names none; None if data are required.
         shows_reach: whether the training report shows how far gradients reach before and after training.
+        parts: what each part of the data is for, in words.
         per_data: the names of options that apply only to the data they are passed with.
 
     Args:
@@ -157,6 +158,7 @@ class Task(ABC, Generic[S]):
     prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
     per_data: ClassVar[Sequence[str]] = ()
+    parts: ClassVar[Mapping[str, str]] = {"train": "for training", "valid": "for validation", "test": "for the test"}
     reads_again: ClassVar[bool] = False
     reads_standard_input: ClassVar[bool] = False
     default_data: ClassVar[str | None] = None
@@ -202,6 +204,16 @@ class Task(ABC, Generic[S]):
             options: the options that the user set; `data`, if present, is as the user passed it.
         """
         return ""
+
+    @classmethod
+    def require_readable(cls, paths: Sequence[str | Path]) -> None:
+        """Check that paths name standard input only if the task can read it.
+
+        Raises:
+            DataError: if they do and it can't.
+        """
+        if "-" in paths and not cls.reads_standard_input:
+            raise DataError(f"standard input is only for text, but the task is {cls.name}; pass files")
 
     @property
     def unit(self) -> str:
@@ -391,8 +403,7 @@ class Task(ABC, Generic[S]):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """Return a readable description of the size of the data."""
-        parts = {"train": "for training", "valid": "for validation", "test": "for the test"}
-        return ", ".join(f"{counts[name]:,} {words}" for name, words in parts.items() if counts.get(name))
+        return ", ".join(f"{counts[name]:,} {words}" for name, words in self.parts.items() if counts.get(name))
 
     @abstractmethod
     def predict(self, model: SequenceModel, part: S, codecs: Codecs) -> Prediction:

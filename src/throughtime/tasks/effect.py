@@ -211,9 +211,10 @@ class Effect(Task[Pairs]):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
-        parts = {"train": "for training", "valid": "for validation", "test": "for the test"}
         rate = counts["rate"]
-        listed = ", ".join(f"{counts[part] / rate:,.1f} s {words}" for part, words in parts.items() if counts.get(part))
+        listed = ", ".join(
+            f"{counts[part] / rate:,.1f} s {words}" for part, words in self.parts.items() if counts.get(part)
+        )
         return f"{listed}; {rate:,} samples per second"
 
     def baselines(self, data: Data[Pairs]) -> Mapping[str, Any]:

@@ -47,6 +47,7 @@ class ForecastTask(Task[Windows]):
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
     max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
+    parts: ClassVar[Mapping[str, str]] = {**Task.parts, "valid": "for validation and to calibrate intervals"}
     reads_again: ClassVar[bool] = True
     shows_reach: ClassVar[bool] = False  # the report shows the rows that each forecast depends on instead
 
@@ -353,9 +354,8 @@ class ForecastTask(Task[Windows]):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
-        parts = super().data_in_words(counts).replace("for validation", "for validation and to calibrate intervals")
         return (
-            f"windows: {parts}; {counts['series']:,} series; context of "
+            f"windows: {super().data_in_words(counts)}; {counts['series']:,} series; context of "
             f"{counts['context']:,} rows, {counts['segment']} per step; season of {counts['season']:,} rows"
         )
 

@@ -11,7 +11,15 @@ from torchmetrics import Metric
 from throughtime.data.spans import spans
 
 
-class FrameAccuracy(Metric):
+class _Sums(Metric):
+    """A metric computed from sums over all batches and processes."""
+
+    def add_sum(self, name: str, dtype: torch.dtype) -> None:
+        """Create an attribute that starts from 0."""
+        self.add_state(name, torch.zeros((), dtype=dtype), "sum")
+
+
+class FrameAccuracy(_Sums):
     """Frame-level accuracy of note transcription, TP / (TP + FP + FN) over all steps and keys.
 
     A key is predicted if its probability is above one half. The accuracy is 0 if there are no notes to compare.
@@ -26,8 +34,8 @@ class FrameAccuracy(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("hits", torch.zeros((), dtype=torch.int64), "sum")
-        self.add_state("union", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_sum("hits", torch.int64)
+        self.add_sum("union", torch.int64)
 
     def update(self, raw: Tensor, targets: Tensor) -> None:
         """Count true positives, and notes that are predicted or true, given log-odds and bits `[N, keys]`."""
@@ -40,7 +48,7 @@ class FrameAccuracy(Metric):
         return self.hits / self.union.clamp(min=1)
 
 
-class StepAccuracy(Metric):
+class StepAccuracy(_Sums):
     """Accuracy at certain steps of each sequence.
 
     Args:
@@ -54,8 +62,8 @@ class StepAccuracy(Metric):
     def __init__(self, start: int, stop: int | None) -> None:
         super().__init__()
         self.steps = slice(start, stop)
-        self.add_state("right", torch.zeros((), dtype=torch.int64), "sum")
-        self.add_state("total", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_sum("right", torch.int64)
+        self.add_sum("total", torch.int64)
 
     def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
         """Count correct predictions in scores `[N, classes]` and ids `[N]` of concatenated sequences."""
@@ -68,7 +76,7 @@ class StepAccuracy(Metric):
         return self.right / self.total.clamp(min=1)
 
 
-class SpanF1(Metric):
+class SpanF1(_Sums):
     """F1 of the spans marked by tags, over all sequences and types (see `throughtime.data.spans`).
 
     Args:
@@ -82,8 +90,8 @@ class SpanF1(Metric):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.names = tuple(names)
-        self.add_state("right", torch.zeros((), dtype=torch.int64), "sum")
-        self.add_state("total", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_sum("right", torch.int64)
+        self.add_sum("total", torch.int64)
 
     def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
         """Count spans in scores `[N, tags]` and ids `[N]` of concatenated sequences with the given lengths."""
@@ -99,7 +107,7 @@ class SpanF1(Metric):
         return 2 * self.right / self.total.clamp(min=1)
 
 
-class ErrorToSignal(Metric):
+class ErrorToSignal(_Sums):
     """Error-to-signal ratio (ESR): the energy of the error divided by the energy of the target.
 
     Args:
@@ -117,8 +125,8 @@ class ErrorToSignal(Metric):
     def __init__(self, pre_emphasis: float = 0.0) -> None:
         super().__init__()
         self.pre_emphasis = pre_emphasis
-        self.add_state("error", torch.zeros((), dtype=torch.float64), "sum")
-        self.add_state("energy", torch.zeros((), dtype=torch.float64), "sum")
+        self.add_sum("error", torch.float64)
+        self.add_sum("energy", torch.float64)
 
     def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
         """Add concatenated signals `[N, channels]` with the given lengths."""
@@ -136,7 +144,7 @@ class ErrorToSignal(Metric):
         return self.error / self.energy.clamp(min=1e-12)
 
 
-class MeanError(Metric):
+class MeanError(_Sums):
     """The squared mean of the error divided by the mean square of the target, over all signals."""
 
     higher_is_better = False
@@ -146,9 +154,9 @@ class MeanError(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("error", torch.zeros((), dtype=torch.float64), "sum")
-        self.add_state("energy", torch.zeros((), dtype=torch.float64), "sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_sum("error", torch.float64)
+        self.add_sum("energy", torch.float64)
+        self.add_sum("count", torch.int64)
 
     def update(self, raw: Tensor, targets: Tensor) -> None:
         """Add signals `[N, 1]`."""
@@ -162,7 +170,7 @@ class MeanError(Metric):
         return (self.error / count).square() / (self.energy / count).clamp(min=1e-12)
 
 
-class AbsoluteError(Metric):
+class AbsoluteError(_Sums):
     """Mean absolute error of signals."""
 
     higher_is_better = False
@@ -171,8 +179,8 @@ class AbsoluteError(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("error", torch.zeros((), dtype=torch.float64), "sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_sum("error", torch.float64)
+        self.add_sum("count", torch.int64)
 
     def update(self, raw: Tensor, targets: Tensor) -> None:
         """Add signals `[N, channels]`."""

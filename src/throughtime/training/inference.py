@@ -149,9 +149,7 @@ class Inference:
         return task.write_prediction(self.model, self._given(), self.run.description.codecs, out, self.progress)
 
     def __post_init__(self) -> None:
-        kind = type(self.run.task)
-        if "-" in (self.paths or ()) and not kind.reads_standard_input:
-            raise DataError(f"standard input is only for text, but the run's task is {kind.name}; pass files")
+        type(self.run.task).require_readable(self.paths or ())
 
     def _given(self) -> Sequence[str | Path]:
         if self.paths is None:
@@ -163,8 +161,7 @@ class Inference:
         for name in ("encoding_errors", "knob"):
             if getattr(self, name) is not None:
                 raise UserError(f"{option(name)} needs data to apply to; the held-out data are read as in training")
-        data = data_of(self.run, self.progress)
-        return data.valid if data.test is None else data.test
+        return data_of(self.run, self.progress).reported
 
 
 def evaluate(

@@ -61,7 +61,7 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                 _log.warning("%s: %s%s", what, on_part, worse)
             if read < every:
                 _log.info("%s: measured on %s of %s", what, f"{read:,}", counted(every, task.unit))
-                if part is (data.valid if data.test is None else data.test):
+                if part is data.reported:
                     evaluate = command(f"evaluate {shlex.quote(display_path(run.path))}")
                     _log.info("measure on all of them with: %s", evaluate)
     result["samples"] = task.first_samples(model.cpu(), data.codecs) if isinstance(task, Generative) else []

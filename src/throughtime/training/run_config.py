@@ -121,7 +121,8 @@ def read_record(path: Path) -> Record:
         require_format(path.parent, content)
         return Record.model_validate(content)
     except ValidationError as error:
-        task = content.get("config", {}).get("task")
+        config = content.get("config")
+        task = config.get("task") if isinstance(config, dict) else None
         if isinstance(task, str) and not tasks.is_known(task):
             raise RunError(
                 f"{path.parent} is a run of the custom task {task!r}; open it in Python, after importing the module of "

@@ -52,7 +52,7 @@ def fitted(start: Start, data: Data[Any], interface: Interface, clock: Callable[
         clock: a function that returns the time in seconds.
 
     Returns:
-        The configuration, unchanged if there is no budget. Torch's number of threads is set to the chosen one; its
+        The configuration, unchanged without a budget. Torch's number of threads is set to the chosen one; its
         generators are left unchanged.
     """
     config = start.config

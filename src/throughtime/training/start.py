@@ -67,8 +67,7 @@ class Start:
         config = TrainConfig.of(kind, **named, **options)
         of_task = config.task
         require_data([*(of_task.data or ()), *filter(None, (of_task.valid, of_task.test))])
-        if "-" in (of_task.data or ()) and not kind.reads_standard_input:
-            raise DataError(f"standard input is only for text, but the task is {kind.name}; pass files")
+        kind.require_readable(of_task.data or ())
         config = config.anywhere()
         given = {*named, *(name for name, value in options.items() if value is not None)}
         network = config.network
