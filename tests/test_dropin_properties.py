@@ -196,5 +196,8 @@ def test_a_random_call_matches_torchs_layer(call: Call) -> None:
     tolerance = TOLERANCE[torch.bfloat16 if call.autocast else call.arguments["dtype"]]
     least = 1e-3 if tolerance < 1e-3 else 1.0  # sums of numbers of about 1 are rounded to bfloat16
     assert_close(found.results, expected.results, tolerance, least)
+    if call.arguments.get("nonlinearity") == "relu":
+        # Where rounding decides whether a sum is above 0, a ReLU passes the gradient in one of the two layers only.
+        assume(all(torch.equal(a > 0, b > 0) for a, b in zip(found.results, expected.results, strict=True)))
     assert_close(found.first, expected.first, 10 * tolerance, least)
     assert_close(found.second, expected.second, 100 * tolerance, least)
