@@ -47,18 +47,28 @@ def test_a_run_killed_at_any_moment_resumes_bit_for_bit(tmp_path, whole, more_ro
 
 
 @contextmanager
-def stop_at(step, number=signal.SIGINT):
-    """Send this process a signal during a step, and check that training says it was stopped."""
-    original = Fit._advance
+def stop_at(step, number=signal.SIGINT, *, agreed=False):
+    """Send this process a signal at the start of a step or, once its requests are agreed, before the callbacks see it.
 
-    def then_stop(self, batch):
-        if self.step == step - 1:
+    Check that training says it was stopped after this step or the next.
+    """
+    advance, agree = Fit._advance, Fit._agree
+
+    def stop_before(self, batch):
+        if self.step == step - 1 and not agreed:
             signal.raise_signal(number)
-        original(self, batch)
+        advance(self, batch)
 
+    def stop_after(self):
+        agree(self)
+        if self.step == step and agreed:
+            signal.raise_signal(number)
+
+    last = min(step + agreed, 60)
     with (
-        mock.patch.object(Fit, "_advance", then_stop),
-        pytest.raises(Interrupted, match=rf"stopped at step {step} of 60.*--resume \S*run"),
+        mock.patch.object(Fit, "_advance", stop_before),
+        mock.patch.object(Fit, "_agree", stop_after),
+        pytest.raises(Interrupted, match=rf"stopped at step {last} of 60.*--resume \S*run"),
     ):
         yield
 
@@ -71,6 +81,13 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, whole, step, number):
     with stop_at(step, number):
         train_tiny(tmp_path, **LONG)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert same(resume(tmp_path / "run", progress=False), whole)
+
+
+@pytest.mark.parametrize("step", [1, 41, 60])
+def test_a_signal_after_the_requests_of_a_step_is_not_lost(tmp_path, whole, step):
+    with stop_at(step, agreed=True):
+        train_tiny(tmp_path, **LONG)
     assert same(resume(tmp_path / "run", progress=False), whole)
 
 

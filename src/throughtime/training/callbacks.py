@@ -365,14 +365,15 @@ class Signals(Callback):
     """Stops training after the current step on Ctrl-C or SIGTERM, and immediately on a second one.
 
     Attributes:
-        interrupted: whether a signal requested a stop.
+        interrupted: whether a signal stopped training.
     """
 
     interrupted = False
+    _received = False  # by this process, perhaps after it told the others what it asks for after this step
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
         """Request a stop after a signal."""
-        return (STOP,) if self.interrupted else ()
+        return (STOP,) if self._received else ()
 
     def on_step(self, fit: Fit) -> None:
         """Record whether any process received a signal."""
@@ -392,11 +393,13 @@ class Signals(Callback):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if not torch.distributed.is_initialized():  # with several processes, the others would wait for this one
+                self.interrupted |= self._received
 
     def _stop(self, number: int, frame: Any) -> None:
-        if self.interrupted:
+        if self._received:
             raise KeyboardInterrupt
-        self.interrupted = True
+        self._received = True
 
 
 class Examples(Callback):
