@@ -37,7 +37,7 @@ def test_columns_can_be_separated_by_spaces(tmp_path):
     assert read_tagged(path, token_column=1, tag_column=0).tags == SENTENCES
     both = read_tagged([path, written(tmp_path, "x Y", "more.conll")])
     assert both.tokens == [*SENTENCES, ["x"]]
-    assert both.name == f"{path} and 1 more"
+    assert both.name == f"{path} and more.conll"
 
 
 def test_columns_separated_by_tabs_may_contain_spaces(tmp_path):

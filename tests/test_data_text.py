@@ -52,7 +52,7 @@ def test_pieces_of_any_size_add_up_to_the_text(tmp_path_factory, content, piece)
 def test_files_are_concatenated_in_the_given_order(tmp_path):
     a, b = written(tmp_path / "a", "first "), written(tmp_path / "b", "second")
     assert whole(b, a) == "secondfirst "
-    assert read_text([b, a]).name == f"{b} and 1 more"
+    assert read_text([b, a]).name == f"{b} and a"
 
 
 def test_a_directory_reads_its_sorted_txt_files(tmp_path):

@@ -71,6 +71,11 @@ def test_baselines_are_linear_predictors(run, recording):
     assert second == pytest.approx(np.mean(bits), rel=1e-6)
 
 
+def test_a_network_worse_than_a_baseline_is_compared_in_bits(recording, tmp_path):
+    log = train(data=recording, out=tmp_path / "run", **{**TINY, "steps": 1}).log.read_text()
+    assert "worse than the baseline 'linear predictor of order 16' (bits per sample" in log
+
+
 def test_a_sample_continues_a_sound(run, recording, tmp_path):
     drawn = np.concatenate(list(sample(run, str(recording), length=300, seed=3)))
     assert drawn.shape == (300, 1)

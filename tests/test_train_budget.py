@@ -317,6 +317,7 @@ def test_a_short_evaluation_reads_as_much_as_a_validation_during_training(tmp_pa
     assert run.result["valid"]["tokens"] == 96  # in streams of equal length
     assert run.result["measured"]["valid"] == pytest.approx(96 / held_out)
     assert f"measured on 96 of {held_out:,}" in run.log.read_text()
+    assert [each["tokens"] for each in run.result["valid"]["baselines"].values()] == [100]
 
 
 def test_time_before_training_counts(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from throughtime.cli.main import main
 from throughtime.data.corpus import encode_text
 from throughtime.data.text import read_text
 from throughtime.errors import DataError, RunError, TrainingError
+from throughtime.paths import files_in, joint_name
 from throughtime.runs import Run
 
 SMALL = ["--hidden", "4", "--steps", "2", "--batch", "4", "--window", "10", "--threads", "1"]
@@ -124,3 +125,29 @@ def test_tokenized_words_continue_a_prompt_after_one_space(prompt, tmp_path):
     assert text.startswith(("some word ", "some word\n"))
     assert "  " not in text
     assert set(text.split()) <= {"some", "word", "is", "here", "and", "more", "words", "are", "there"}
+
+
+def test_files_that_a_directory_is_read_without_are_named(tmp_path, caplog):
+    for name in ("b.wav", "a.WAV", "._a.wav", ".cache/x.wav", "more/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_in(tmp_path, (".wav",)) == [tmp_path / name for name in ("a.WAV", "b.wav", "more/c.wav")]
+    assert not caplog.messages
+    (tmp_path / "labels.csv").touch()
+    assert files_in(tmp_path, (".wav",), nested=False) == [tmp_path / "a.WAV", tmp_path / "b.wav"]
+    for number in range(3):
+        (tmp_path / "more" / f"{number}.txt").touch()
+    files_in(tmp_path, (".wav", ".flac"))
+    where = f"files are read from {tmp_path}, without labels.csv"
+    assert caplog.messages == [
+        f"only .wav {where}, more/",
+        f"only .wav, .flac {where}, more/0.txt, more/1.txt and 1 more",
+    ]
+    assert files_in(tmp_path, (".mid",)) == []  # an error that names the types follows
+    assert len(caplog.messages) == 2
+
+
+def test_several_files_have_one_short_name():
+    assert joint_name(["a/x.txt"]) == "a/x.txt"
+    assert joint_name(["a/x.txt", "b/y.txt"]) == "a/x.txt and y.txt"
+    assert joint_name(["a/x.txt", "b/y.txt", "z"]) == "a/x.txt and 2 more"

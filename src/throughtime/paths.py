@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from throughtime.errors import DataError, RunError, nearest
+
+_log = logging.getLogger("throughtime")
+_NAMED = 3  # the number of files to name in a warning
 
 RUNS = "runs"
 """The default parent directory of runs."""
@@ -19,6 +23,18 @@ LATEST = "latest"
 def display_path(path: str | Path) -> str:
     r"""Return a path as valid Unicode text; bytes that are not UTF-8 are shown as `\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def joint_name(paths: Sequence[str | Path]) -> str:
+    """Return a short name of one or more files: the first path, and the last part of the second or the number of more.
+
+    Args:
+        paths: the paths; one that isn't a file's, such as "standard input", may be a name as well.
+    """
+    first, others = display_path(paths[0]), paths[1:]
+    if not others:
+        return first
+    return f"{first} and {f'{len(others)} more' if len(others) > 1 else display_path(Path(others[0]).name)}"
 
 
 def missing(path: Path) -> str:
@@ -52,6 +68,29 @@ def require_data(paths: Iterable[str | Path]) -> None:
         with suppress(PermissionError):  # readers report it
             if path.is_dir() and not any(path.iterdir()):
                 raise DataError(f"{display_path(path)} is empty; expected a directory with data")
+
+
+def files_in(directory: Path, types: Collection[str], *, nested: bool = True) -> list[Path]:
+    """List the files of some types in a directory, sorted, and warn about files that are left out.
+
+    Hidden files and directories are skipped without a warning.
+
+    Args:
+        directory: the directory.
+        types: the extensions, such as ".wav", in lower case.
+        nested: whether to include subdirectories.
+    """
+    entries = sorted(directory.rglob("*") if nested else directory.iterdir())
+    visible = [each for each in entries if not any(part[0] == "." for part in each.relative_to(directory).parts)]
+    found = [each for each in visible if each.is_file() and each.suffix.lower() in types]
+    others = [each for each in visible if each not in set(found) and not (nested and each.is_dir())]
+    if found and others:
+        names = [display_path(each.relative_to(directory)) + "/" * each.is_dir() for each in others[:_NAMED]]
+        _log.warning(
+            "only %s files are read from %s, without %s%s", ", ".join(types), display_path(directory),
+            ", ".join(names), f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else "",
+        )  # fmt: skip
+    return found
 
 
 def types_in_words(entries: Iterable[Path]) -> str:

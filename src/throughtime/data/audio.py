@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from throughtime.data.sound import Recording, find_recordings
 from throughtime.data.vocabulary import Ids
 from throughtime.data.waveform import Quantization
 from throughtime.errors import DataError
-from throughtime.paths import display_path
+from throughtime.paths import joint_name
 
 _FORMAT = 1  # the version of cache entries; increment it when their content changes
 
@@ -39,6 +40,10 @@ class Audio:
     digest: str
     clipped: int
     silent: int
+
+    def first(self, samples: int) -> Self:
+        """Return the first samples; the counts remain those of all samples."""
+        return replace(self, ids=self.ids[:samples])
 
 
 def quantize(
@@ -124,5 +129,5 @@ def cut(audio: Audio, share: float, channels: int) -> tuple[Audio, Audio]:
 def recordings_of(paths: Sequence[str | Path]) -> tuple[str, list[Recording]]:
     """Return the name of the data in reports and its recordings (see `find_recordings`)."""
     found = find_recordings(paths)
-    name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    name = joint_name(paths)
     return name, found

@@ -9,8 +9,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from throughtime.data import cache
 from throughtime.data.text import Progress, Text, read_text
@@ -38,6 +39,7 @@ class EncodedText:
         characters: the number of characters.
         bytes: the number of bytes in UTF-8.
         unknown: the number of out-of-vocabulary tokens.
+        unknown_id: the id of these tokens; None if the vocabulary covers any text.
         digest: a hash of the text and the vocabulary it was encoded with.
     """
 
@@ -46,12 +48,25 @@ class EncodedText:
     characters: int
     bytes: int
     unknown: int
+    unknown_id: int | None
     digest: str = field(repr=False)
 
     @property
     def token_count(self) -> int:
         """The number of tokens."""
         return int(self.ids.size)
+
+    def first(self, tokens: int) -> Self:
+        """Return the first tokens; their characters and bytes are estimated from those of all tokens."""
+        share = min(1.0, tokens / self.token_count)
+        ids = self.ids[:tokens]
+        return replace(
+            self,
+            ids=ids,
+            characters=round(share * self.characters),
+            bytes=round(share * self.bytes),
+            unknown=int((ids == self.unknown_id).sum()) if self.unknown else 0,
+        )
 
     def bits_per_character(self, loss: float) -> float:
         """Convert a loss in nats per token to bits per character, which is comparable across levels."""
@@ -245,7 +260,7 @@ def _encode(
         ids, counts = kept
     else:
         ids = cache.store_ids(directory, key, vocabulary.dtype, arrays(), counts)
-    return EncodedText(name=text.name, ids=ids, digest=key, **counts)
+    return EncodedText(name=text.name, ids=ids, digest=key, unknown_id=vocabulary.unknown, **counts)
 
 
 def _with_progress(pieces: Iterable[str], size: int, doing: str, progress: Progress | None) -> Iterator[str]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from throughtime.data.lines import read_lines, read_whole
 from throughtime.data.sound import Recording
 from throughtime.data.table import TABLES, Table, read_table
+from throughtime.data.text import TEXT_FILES
 from throughtime.errors import DataError
-from throughtime.paths import display_path, missing, types_in_words
+from throughtime.paths import display_path, files_in, joint_name, missing, types_in_words
 from throughtime.spelling import counted, option
 
 Paths = str | Path | Sequence[str | Path]
@@ -159,18 +160,18 @@ def _nothing() -> str:
 def _from_text(paths: list[Path], encoding_errors: str, unlabeled: bool) -> Labeled:
     if not paths:
         raise DataError(_nothing())
-    name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    name = joint_name(paths)
     if len(paths) == 1 and paths[0].is_dir():
         entries = _entries(paths[0])
         directories = [path for path in entries if path.is_dir()]
-        files = _texts_of(entries)
-        if files and directories:
+        if directories and _texts_of(entries):
             raise DataError(
                 f"{name} contains both .txt files and directories, so it is unclear which of them are the labels; "
                 f"expected {_SOURCES}"
             )
         if directories:
             return _from_directories(name, directories, encoding_errors)
+        files = files_in(paths[0], TEXT_FILES, nested=False)
         if not files:
             raise DataError(f"{name} has no .txt files{types_in_words(entries)}; expected {_SOURCES}")
     else:
@@ -196,7 +197,7 @@ def _from_directories(name: str, directories: list[Path], encoding_errors: str) 
     labels, names, texts = [], [], []
     for directory in directories:
         entries = _entries(directory)
-        files = _texts_of(entries)
+        files = files_in(directory, TEXT_FILES, nested=False)
         if not files:
             raise DataError(
                 f"{display_path(directory)} has no .txt files{types_in_words(entries)}; each subdirectory must contain "
@@ -223,7 +224,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _texts_of(paths: list[Path]) -> list[Path]:
-    return [path for path in paths if path.is_file() and path.suffix.lower() == ".txt"]
+    return [path for path in paths if path.is_file() and path.suffix.lower() in TEXT_FILES]
 
 
 def _from_table(table: Table, columns: _Columns, optional: bool) -> Labeled:

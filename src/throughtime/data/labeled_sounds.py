@@ -9,7 +9,7 @@ from pathlib import Path
 from throughtime.data.labeled import Labeled
 from throughtime.data.sound import SOUND_FILES, Recording
 from throughtime.errors import DataError
-from throughtime.paths import display_path, missing
+from throughtime.paths import display_path, files_in, joint_name, missing
 from throughtime.spelling import option
 
 
@@ -43,9 +43,8 @@ def read_labeled_sounds(
     for path in map(Path, paths):
         if not path.exists():
             raise DataError(missing(path))
-        found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [(file, path) for file in found if file.is_file() and file.suffix.lower() in SOUND_FILES]
-    name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        files += [(file, path) for file in (files_in(path, SOUND_FILES) if path.is_dir() else [path])]
+    name = joint_name(paths)
     if not files:
         raise DataError(f"{name} has no sound files ({', '.join(SOUND_FILES)})")
     labels, groups = _from_names(files, label_pattern, group_by, min_labels == 0)

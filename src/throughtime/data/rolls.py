@@ -17,7 +17,7 @@ from throughtime.data.midi import KEYS, read_midi, write_midi
 from throughtime.data.splits import split
 from throughtime.errors import DataError
 from throughtime.packages import require
-from throughtime.paths import display_path, missing
+from throughtime.paths import display_path, files_in, joint_name, missing
 
 __all__ = ["MIDI_FILES", "Pieces", "Roll", "Rolls", "read_pieces", "read_rolls", "write_midi"]
 
@@ -139,7 +139,7 @@ def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25)
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     if not files:
         raise DataError(f"no data given; expected {_SOURCES}")
-    found = Pieces(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""))
+    found = Pieces(joint_name(files))
     for path in files:
         name = display_path(path)
         kind = path.suffix.lower()
@@ -178,9 +178,7 @@ def _with_missing_parts(
 
 
 def _add_midi(found: Pieces, path: Path, step: float) -> None:
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in MIDI_FILES and file.is_file())
+    files = files_in(path, MIDI_FILES) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{display_path(path)} has no .mid files; expected {_SOURCES}")
     outside = 0

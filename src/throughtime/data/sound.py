@@ -19,7 +19,7 @@ from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError, UserError
 from throughtime.files import replacing, require_directory_of
 from throughtime.packages import require
-from throughtime.paths import display_path, missing
+from throughtime.paths import display_path, files_in, missing
 from throughtime.spelling import option
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def find_recordings(paths: str | Path | Sequence[str | Path]) -> list[Recording]
     found = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SOUND_FILES and file.is_file())
+            files = files_in(path, SOUND_FILES)
             if not files:
                 raise DataError(f"{display_path(path)} has no sound files ({', '.join(SOUND_FILES)})")
             found += [Recording.open(file, display_path(file.relative_to(path))) for file in files]

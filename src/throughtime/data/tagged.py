@@ -10,7 +10,7 @@ from pathlib import Path
 from throughtime.data.lines import read_lines
 from throughtime.data.table import TABLES, read_table
 from throughtime.errors import DataError
-from throughtime.paths import display_path, missing
+from throughtime.paths import display_path, joint_name, missing
 from throughtime.spelling import option
 
 _DOCUMENT = "-DOCSTART-"
@@ -75,7 +75,7 @@ def read_tagged(
     if not files:
         raise DataError("no data given; expected one or more files with a token and its tag per line")
     columns = _Columns(token_column, tag_column, sentence_column)
-    found = Tagged(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""), [], [], [])
+    found = Tagged(joint_name(files), [], [], [])
     for path in files:
         if not path.exists():
             raise DataError(missing(path))

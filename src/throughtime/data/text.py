@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import IO
 
 from throughtime.errors import DataError, nearest
-from throughtime.paths import display_path, missing, types_in_words
+from throughtime.paths import display_path, files_in, joint_name, missing, types_in_words
 from throughtime.spelling import setting
 
 Progress = Callable[[str, int, int], None]
 """A callback that receives the current activity, the amount done, and the total."""
 
+TEXT_FILES = (".txt",)
 ENCODING_ERRORS = ("strict", "replace")
 DEFAULT_NAME = "Python's documentation (pydoc_data.topics)"
 
@@ -128,7 +129,7 @@ def read_text(
             done += read
             if progress:
                 progress("reading", done, size)
-    name = sources[0].name + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
+    name = joint_name([source.name for source in sources])
     if characters == 0:
         raise DataError(f"{name} is empty; expected a text")
     return Text(name, sources, encoding_errors, characters, digest.hexdigest(), tokenized)
@@ -160,7 +161,7 @@ def _sources(given: str | Path) -> list[Source]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            files = sorted(f for f in path.glob("*.txt") if f.is_file() and f.stat().st_size)
+            files = [file for file in files_in(path, TEXT_FILES, nested=False) if file.stat().st_size]
             if not files:
                 raise DataError(
                     f"{display_path(path)} is a directory without *.txt files{types_in_words(path.iterdir())}; pass "

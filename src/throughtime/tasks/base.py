@@ -386,7 +386,7 @@ class Task(ABC, Generic[S]):
     @property
     def compared_metric(self) -> tuple[str, bool]:
         """The metric by which the network is compared with the baselines, and whether larger is better."""
-        return self.monitor, self.maximize
+        return self.headline_metric, self.maximize
 
     @property
     def headline_metric(self) -> str:

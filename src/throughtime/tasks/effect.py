@@ -21,7 +21,7 @@ from throughtime.data.splits import require_shares
 from throughtime.data.waveform import Samples
 from throughtime.errors import DataError, UserError
 from throughtime.outputs import Signal
-from throughtime.paths import display_path
+from throughtime.paths import display_path, joint_name
 from throughtime.spelling import option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
 from throughtime.tasks.options.effect import EffectOptions
@@ -333,7 +333,7 @@ class Effect(Task[Pairs]):
         self, pairs: Sequence[Pair], paths: Sequence[str | Path], device: DeviceInput, progress: Progress | None
     ) -> Pairs:
         aligned = self.options.align == "auto"
-        return read_pairs(pairs, display_path(paths[0]), device, align=aligned, progress=progress)
+        return read_pairs(pairs, joint_name(paths), device, align=aligned, progress=progress)
 
     def _cuts(self, part: Pairs) -> dict[str, int]:
         """Return the lengths of a segment, a window and the burn-in; no segment is longer than the longest signal."""

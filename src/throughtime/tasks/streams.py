@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
 from throughtime.data.streams import Streams, fitting_batch
 from throughtime.data.vocabulary import Ids
@@ -20,6 +20,10 @@ class Row(Protocol):
     @property
     def ids(self) -> Ids:
         """The token ids `[n]`."""
+        ...
+
+    def first(self, tokens: int, /) -> Self:
+        """Return the first tokens."""
         ...
 
 
@@ -47,12 +51,16 @@ class StreamTask(Generative[R]):
 
         If the sequence is too short to divide among the processes, each process reads all of it.
         """
-        ids = part.ids if terms is None else part.ids[: terms + 1]
+        ids = self.subset(part, terms).ids
         window = READ_AT_ONCE if batch == 1 else self.options.window
         batch = max(1, min(batch, (len(ids) - 1) // window))
         if batch < ranks:
             return Streams(ids, 1, window)
         return Streams(ids, batch // ranks * ranks, window, rank, ranks)
+
+    def subset(self, part: R, terms: int | None) -> R:
+        """See `Task.subset`; selects the beginning."""
+        return part if terms is None or terms >= len(part.ids) - 1 else part.first(terms + 1)
 
     def fitting_batch(self, data: Data[R], batch: int, ranks: int) -> int:
         """Return the requested batch size, or the largest whose streams each fill a window."""
