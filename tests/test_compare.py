@@ -15,6 +15,7 @@ from throughtime.outputs import Categorical
 from throughtime.runs import Run
 from throughtime.spelling import command_line
 from throughtime.studies import jobs
+from throughtime.studies.comparison_page import figure_name
 from throughtime.studies.jobs import _judge
 from throughtime.studies.statistics import differences, holm
 from throughtime.studies.widths import equal_widths, parameter_count
@@ -62,6 +63,16 @@ def test_a_comparison_writes_its_runs_table_and_page(tmp_path, text):
     assert repr(found).splitlines()[0].split()[:2] == ["cell", "loss"]
     assert found._repr_html_().count("<tr>") == 4  # the header, two cells and the baseline
     assert "<script src" not in page
+
+
+@pytest.mark.parametrize(("head", "named"), [("mse", "scaled MSE"), ("quantiles", "loss (pinball loss per value)")])
+def test_the_loss_of_a_forecast_is_named_as_in_its_runs(tmp_path, head, named):
+    rows = "".join(f"2024-01-01 {k // 60:02}:{k % 60:02},{np.sin(k / 5):.4f}\n" for k in range(300))
+    (tmp_path / "t.csv").write_text("time,y\n" + rows)
+    options = {**TINY, "data": tmp_path / "t.csv", "target": "y", "horizon": 2, "head": head}
+    options.pop("window")
+    found = throughtime.compare(cells=["rnn"], seeds=1, out=tmp_path / "c", **options)
+    assert figure_name(found) == named
 
 
 def test_metric_matches_evaluation(tmp_path, text):

@@ -17,8 +17,8 @@ PARTS = {"valid": "validation data", "test": "test data"}
 
 def figure_name(result: Mapping[str, Any]) -> str:
     """Return the display name of the metric by which cells are compared."""
-    name = str(result["figure"]).replace("_", " ")
-    return f"{name} (nats per {result['unit']})" if result["unit"] else name
+    label, unit = result["label"], result["unit"]
+    return str(label) if unit in ("", label) else f"{label} ({unit})"
 
 
 def head(result: Mapping[str, Any]) -> list[str]:
@@ -57,7 +57,7 @@ def claims(result: Mapping[str, Any]) -> list[str]:
         interval = f"95% interval of {each['a']} - {each['b']}: {each['low']:.4f} to {each['high']:.4f}"
         p = f"p = {each['p']:.3f}" if each["p"] >= _MIN_P else f"p < {_MIN_P}"
         found.append(
-            f"{one} is better than {other}: {result['figure'].replace('_', ' ')} {better} by {size} ({p}; {interval})."
+            f"{one} is better than {other}: {result['label']} {better} by {size} ({p}; {interval})."
             if each["real"]
             else f"{each['a']} and {each['b']}: no significant difference ({p}; {interval})."
         )
@@ -94,7 +94,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         Section("Differences", claims(result) or ["Differences were not tested."]),
         Section(
             "Learning curves",
-            [f"The validation {result['figure'].replace('_', ' ')} of each run, over steps and over seconds."],
+            [f"The validation {result['label']} of each run, over steps and over seconds."],
             figures=[_curves(curves, result, 0, "step"), _curves(curves, result, 1, "seconds of training")],
         ),
         Section("Size and speed", figures=[
