@@ -238,6 +238,14 @@ def test_lines_of_text_are_labeled_and_tagged_without_answers(classified, tagged
     assert (found["sequences"], found["steps"], found["loss"], found["unknown"]) == (2, 11, None, 1)
     assert content(page)["confusion"] is None
     assert [part["answer"] for part in content(page)["reading"]["parts"]] == ["", ""]
+    (tmp_path / "new.txt").write_text("aeiou\nbcdfgx\n")
+    rows = list(classified.predict(tmp_path / "new.txt").rows)
+    assert [(each["sequence"], each["label"]) for each in found["predictions"]] == [
+        ("aeiou", rows[0][1]),
+        ("bcdfgx", rows[1][1]),
+    ]
+    assert main(["inspect", str(classified.path), "--text", "aeiou", "--out", str(page)]) == 0
+    assert re.search(r"predicted +\w+ \(\d+%\): aeiou\n", capsys.readouterr().out)
     assert main(["inspect", str(tagged.path), "--text", "Anna sees Zoe", "--out", str(page), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unknown"] == 1
     assert content(page)["reading"]["tokens"] == ["Anna", "sees", "Zoe"]

@@ -117,6 +117,8 @@ def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
     if "steps" in found:
         steps, sequences = counted(found["steps"], step), found["sequences"]
         rows.append(("read", f"{steps} in {counted(sequences, 'sequence')}" if sequences > 1 else steps))
+    if len(predictions := found.get("predictions", ())) <= _NAMED:
+        rows += [("predicted", f"{p['label']} ({p['probability']:.0%}): {p['sequence']}") for p in predictions]
     if found.get("loss") is not None:
         rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))
     if found.get("unknown"):

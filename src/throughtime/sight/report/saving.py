@@ -21,9 +21,9 @@ def summary(data: ReportData) -> dict[str, Any]:
 
     Returns:
         The numbers of `sequences`, `steps` and `unknown` tokens, `loss` in nats per answer and `bits_per_answer`, the
-        same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond `largest_lag`), the
-        number of losses they were measured on as `horizon_losses`, the `sounds` played, and the most interesting
-        `units` (see `interesting`).
+        same in bits (both null if the answers are unknown), the `predictions` of unknown labels, `horizons` by layer
+        (null if beyond `largest_lag`), the number of losses they were measured on as `horizon_losses`, the `sounds`
+        played, and the most interesting `units` (see `interesting`).
     """
     found: dict[str, Any] = {"title": data.title}
     if data.reading:
@@ -35,6 +35,11 @@ def summary(data: ReportData) -> dict[str, Any]:
             "unknown": int(data.reading.unknown.sum()),
             "loss": loss if known else None,
             "bits_per_answer": loss / math.log(2) if known else None,
+            "predictions": [
+                {"sequence": part.name, "label": part.predicted, "probability": part.probability}
+                for part in data.reading.parts
+                if part.predicted and not part.answer
+            ],
         }
     found["sounds"] = [sound.title for sound in data.sounds]
     found["horizons"] = {" ".join(filter(None, (f.label, f.group))): f.lag for f in data.flows}
