@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import throughtime
+from throughtime.cli import train as train_command
 from throughtime.cli.config_options import from_file
 from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
@@ -465,3 +466,32 @@ def test_listing_and_describing_runs_does_not_load_torch(trained):
     assert done.stderr == ""
     parameters = sum(p.numel() for p in Run.open(path).model().parameters())
     assert f"; {parameters:,} parameters" in done.stdout  # tied weights count once
+
+
+def test_a_prompt_is_suggested_if_the_network_knows_its_characters(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("道可道，非常道；名可名，非常名。\n" * 40)
+    assert main(["train", str(tmp_path / "text.txt"), *SMALL, "--steps", "2", "--out", str(tmp_path / "run")]) == 0
+    assert re.search(r"throughtime sample \S+ --temperature 0.8\n", capsys.readouterr().out)
+
+
+def test_the_step_whose_weights_are_kept_is_named(trained, capsys, monkeypatch):
+    run = Run.open(trained[0])
+    monkeypatch.setattr(Run, "result", {**run.result, "best_step": 3})
+    train_command._show(run)
+    assert "; kept the weights of step 3, the best in validation. Saved to" in capsys.readouterr().out
+    monkeypatch.setattr(Run, "result", {**run.result, "best_step": 4})
+    train_command._show(run)
+    assert "kept" not in capsys.readouterr().out
+
+
+def test_predictions_and_samples_are_iterated_over(trained, text):
+    run = throughtime.Run.open(trained[0])
+    assert next(iter(run.predict(text))) == next(iter(run.predict(text).rows))
+    continuation = throughtime.sample(run, "the ", length=9)
+    assert "while you iterate" in repr(continuation)
+    assert "".join(continuation) == run.sample("the ", length=9)
+
+
+def test_the_usage_of_a_command_has_no_braces(capsys):
+    assert main(["predict", "--help"]) == 0
+    assert "predict [OPTIONS] RUN DATA...\n" in capsys.readouterr().out

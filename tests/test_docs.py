@@ -43,7 +43,8 @@ RUNNABLE = [
 def test_python_snippets_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippets of a page form one program. Training runs for a few steps on a short text."""
     monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40, encoding="utf-8")
+    for name in ("text.txt", "shakespeare.txt"):
+        Path(name).write_text("the quick brown fox jumps over the lazy dog. " * 40, encoding="utf-8")
     Path("names").mkdir()
     for label, letters in (("Vowels", "aeiou"), ("Consonants", "bcdfg")):
         words = [letters[k % 5] * (k % 4 + 1) for k in range(40)]

@@ -48,6 +48,20 @@ def test_a_run_trains_further_for_epochs_and_minutes(tmp_path):
     assert run.plan.seconds == 6000
 
 
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_run_without_a_checkpoint_does_not_train_further(tmp_path, extended):
+    run = train_tiny(tmp_path, steps=3)
+    if extended:  # then interrupted
+        run = resume(run.path, steps=5, progress=False)
+        (run.path / "result.json").unlink()
+    run.checkpoint.unlink()
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    later = {"steps": 9} if extended is False else {}
+    with pytest.raises(RunError, match=r"last\.ckpt is missing.*weights.*train DATA --init-from \S*run$"):
+        resume(run.path, progress=False, **later)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
 def test_the_command_trains_further(tmp_path, capsys):
     run = train_tiny(tmp_path, steps=2)
     assert main(["train", "--resume", str(run.path), "--steps", "4"]) == 0

@@ -78,7 +78,7 @@ def test_hints_never_repeat_the_given_name(tmp_path, monkeypatch, capsys):
     write_text(tmp_path / "t.txt")
     (tmp_path / "gone.txt").symlink_to("nowhere")
     assert main(["sample", "t.txt"]) == 2
-    assert capsys.readouterr().err == "error: t.txt is a file; expected the directory of a run\n"
+    assert capsys.readouterr().err == "error: t.txt is a file; expected the directory of a run, or latest\n"
     for arguments in (["train", "gone.txt"], ["sample", "gone.txt"]):
         assert main(arguments) == 2
         assert "gone.txt is a link to nowhere, which does not exist" in capsys.readouterr().err

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
     from throughtime.program.cell import Cell, cell
     from throughtime.program.core import Program
+    from throughtime.runs import Run
     from throughtime.sight.hooks.edit import edit
     from throughtime.sight.hooks.record import record
     from throughtime.streaming import Stream
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 
 # The module of each public name. Names are imported on first use, so that `import throughtime` is fast.
 _HOMES = {
+    "Run": "throughtime.runs",
     "cells": "throughtime.cells",
     "gradcheck": "throughtime.gradient_check",
     "release_memory": "throughtime.engines.native",
@@ -93,6 +95,7 @@ _TRAINING = (
 )  # fmt: skip
 
 __all__ = [
+    "Run",
     "Cell", "Forecaster", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent",
     "SequenceClassifier", "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "compare", "edit", "evaluate",
     "fit", "freeze", "from_guitarml", "from_keras", "from_nam", "from_onnx", "from_rtneural", "from_torch", "gradcheck",

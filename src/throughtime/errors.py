@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_SHORT = 2  # a name of this many characters or fewer is no useful beginning of another
+
 
 class UserError(ValueError):
     """Base class of errors that the user can fix. The message says what was wrong, what is allowed, and what to do."""
@@ -52,6 +54,9 @@ def nearest(name: str, names: Iterable[str], count: int = 1) -> str:
         `" (did you mean X?)"` or `" (did you mean X, Y or Z?)"` for the most similar names, or `""` if none is similar.
     """
     others = [other for other in names if other != name]
+    begun = sorted((other for other in others if other.startswith(name)), key=len) if len(name) > _SHORT else []
+    if begun and count == 1:
+        return f" (did you mean {begun[0]}?)"
     found = difflib.get_close_matches(name, others, count, cutoff=0.6 if count == 1 else 0.3)
     if not found:
         return ""

@@ -60,6 +60,8 @@ def require_data(paths: Iterable[str | Path]) -> None:
     for path in paths:
         if os.fspath(path) == "-":
             continue
+        if "://" in os.fspath(path):
+            raise DataError(f"{path} is a URL; download the file, then pass its path")
         path = Path(path)
         if not path.exists():
             raise DataError(missing(path))

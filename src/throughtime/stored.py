@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from throughtime.errors import ProgramError, RunError, VersionError
-from throughtime.paths import RUNS, display_path, missing
+from throughtime.errors import ProgramError, RunError, VersionError, nearest
+from throughtime.paths import LATEST, RUNS, display_path, missing, runs_in
 from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
 from throughtime.spelling import command, counted
@@ -55,26 +56,29 @@ def require_run(path: Path) -> None:
         RunError: if it is not; the message describes what was found.
     """
     if not path.exists():
-        raise RunError(f"{missing(path)}; {command('runs')} lists the runs under {RUNS}/")
+        similar = nearest(os.fspath(path), [LATEST])
+        raise RunError(f"{missing(path)}{similar}; {command('runs')} lists the runs under {RUNS}/")
     if not path.is_dir():
-        raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
+        raise RunError(f"{display_path(path)} is a file; expected the directory of a run, or {LATEST}")
     if (path / CONFIG).is_file():
         return
     inside = sorted(path.iterdir())
+    if (path / WEIGHTS).is_file():
+        raise RunError(f"{display_path(path)} is damaged: {CONFIG} is missing")
     if any(p.name in (TASK, PROGRAMS) or p.suffix == ".part" for p in inside):
         raise RunError(
             f"{display_path(path)} is incomplete: it has no {CONFIG}, as the run ended before its first step; "
             "remove it and train again"
         )
-    raise RunError(f"{display_path(path)} is not a run: {_contents(inside)}")
+    raise RunError(f"{display_path(path)} is not a run: {_contents(path, inside)}")
 
 
-def _contents(inside: Sequence[Path]) -> str:
+def _contents(path: Path, inside: Sequence[Path]) -> str:
     """Describe the contents of a directory that is not a run."""
-    runs = [display_path(p) for p in inside if (p / CONFIG).is_file()]
-    if runs:
+    if runs := [display_path(run) for run in reversed(runs_in(path))]:
         listed = ", ".join(runs[:_LISTED]) + (", ..." if len(runs) > _LISTED else "")
-        return f"it is a directory of {counted(len(runs), 'run')}; choose one: {listed}"
+        newest = f", or {LATEST} for the newest" if path == Path(RUNS) else ""
+        return f"it is a directory of {counted(len(runs), 'run')}; choose one{newest}: {listed}"
     if not inside:
         return "it is an empty directory"
     listed = ", ".join(display_path(p.name) for p in inside[:_LISTED]) + (", ..." if len(inside) > _LISTED else "")

@@ -178,14 +178,15 @@ def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
     for name, by_lag in found.items():
         horizons = _horizons(by_lag)
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-        for column in (escape(name), "1% left after", "per step", "largest"):
+        grows = any(each.largest_lag for each in horizons.values())
+        for column in (escape(name), "1% left after", "per step", *(["largest"] if grows else ())):
             table.add_column(column, no_wrap=True)
         for layer in layer_names(horizons):
             states = [key for key in horizons if key.rpartition(".")[0] == layer and key not in layer_names(horizons)]
             for key in [layer, *(states if len(states) > 1 else ())]:
                 each = horizons[key]
-                largest = f"{each.largest:.3g} at lag {each.largest_lag}" if each.largest_lag else ""
-                table.add_row(("  " if key != layer else "") + key, str(each), f"x {each.rate:.3g}", largest)
+                largest = [f"{each.largest:.3g} at lag {each.largest_lag}" if each.largest_lag else ""] if grows else []
+                table.add_row(("  " if key != layer else "") + key, str(each), f"x {each.rate:.3g}", *largest)
             if len(curves) < _MAX_LAYERS:
                 label = f"{escape(name)} {layer}" if len(found) > 1 else layer
                 sizes = by_lag[layer]

@@ -112,7 +112,7 @@ def _passage(
 
 
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
-    rows = [("report", found["report"]), *(("data", path) for path in found["data"])]
+    rows = [("page", found["report"]), *(("data", path) for path in found["data"])]
     rows += [("plays", title) for title in found["sounds"]]
     if "steps" in found:
         steps, sequences = counted(found["steps"], step), found["sequences"]
@@ -120,7 +120,7 @@ def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
     if len(predictions := found.get("predictions", ())) <= _NAMED:
         rows += [("predicted", f"{p['label']} ({p['probability']:.0%}): {p['sequence']}") for p in predictions]
     if found.get("loss") is not None:
-        rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))
+        rows.append(("loss", f"{found['loss']:.4f} nats per {unit}, on what was read"))
     if found.get("unknown"):
         rows.append(("unknown", f"{counted(found['unknown'], step)} not seen in training, replaced by <unk>"))
     for layer, lag in found["horizons"].items():

@@ -138,10 +138,12 @@ def _show(run: Run) -> None:
     path = shlex.quote(display_path(run.path))
     out.print("\n[bold]Run[/]\n")
     took = f"{counted(result['steps'], 'step')} in {duration(result['seconds'])}"
+    if result["best_step"] < result["steps"]:
+        took += f"; kept the weights of step {result['best_step']:,}, the best in validation"
     print(f"{took}. Saved to {display_path(run.path)}. Next:\n")
     read = shlex.join(name for name in task.options.data or () if name != "-")
-    for arguments in (*task.next_commands, "info {}"):
+    for arguments in (*task.next_commands(run.description.codecs), "info {}"):
         if "DATA" not in arguments or read:
             print(f"  {command(arguments.format(path).replace('DATA', read))}")
     if run.report.is_file():
-        print(f"\nOpen the report in a browser: {display_path(run.report)}")
+        print(f"\nOpen the report of this training in a browser: {display_path(run.report)}")

@@ -63,8 +63,7 @@ class AudioTask(StreamTask[Audio]):
         """See `Task.unit`."""
         return "sample"
 
-    @property
-    def next_commands(self) -> Sequence[str]:
+    def next_commands(self, codecs: Codecs) -> Sequence[str]:
         """See `Task.next_commands`."""
         return "sample {}", "inspect {}"
 

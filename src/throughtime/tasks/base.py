@@ -117,8 +117,11 @@ class Prediction:
     columns: Sequence[str]
     rows: Iterator[Sequence[Any]]
 
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        return iter(self.rows)
+
     def __repr__(self) -> str:
-        return f"<prediction of {', '.join(self.columns)}; iterate over its rows>"
+        return f"<prediction: rows of {', '.join(self.columns)}, computed while you iterate over it>"
 
 
 class Task(ABC, Generic[S]):
@@ -220,9 +223,8 @@ class Task(ABC, Generic[S]):
         """The unit that the loss is averaged over, such as "character"."""
         return "step"
 
-    @property
-    def next_commands(self) -> Sequence[str]:
-        """Commands to suggest after training; {} becomes the run's directory, and DATA the training data."""
+    def next_commands(self, codecs: Codecs) -> Sequence[str]:
+        """Return commands to suggest after training; {} becomes the run's directory, and DATA the training data."""
         return "inspect {}", "predict {} DATA --out predictions.csv"
 
     @property

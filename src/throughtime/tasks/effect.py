@@ -64,8 +64,7 @@ class Effect(Task[Pairs]):
         """See `Task.unit`."""
         return "sample"
 
-    @property
-    def next_commands(self) -> Sequence[str]:
+    def next_commands(self, codecs: Codecs) -> Sequence[str]:
         """See `Task.next_commands`; predicts the first dry sound."""
         pair = find_pairs(self.options.data or (), self.options.knob)[0]
         knobs = "".join(f" --knob {name}={value:g}" for name, value in pair.knobs.items())

@@ -63,10 +63,9 @@ class Notes(SequenceTask, Generative[Sequences]):
                 return ""
         return "MIDI files" if paths else ""
 
-    @property
-    def next_commands(self) -> Sequence[str]:
+    def next_commands(self, codecs: Codecs) -> Sequence[str]:
         """See `Task.next_commands`."""
-        return "sample {}", *super().next_commands
+        return "sample {}", *super().next_commands(codecs)
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
         """See `Task.prepare`."""

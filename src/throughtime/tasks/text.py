@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("throughtime")
 
+_PROMPT = "The "  # of the suggested command, if the vocabulary has it
 _SAMPLES = 2  # the number of samples to show after training
 _NAMED = 10  # the maximum number of unknown tokens of a prompt to name
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
@@ -53,11 +54,12 @@ class Text(StreamTask[EncodedText]):
         """See `Task.unit`."""
         return UNITS[self.options.level]
 
-    @property
-    def next_commands(self) -> Sequence[str]:
+    def next_commands(self, codecs: Codecs) -> Sequence[str]:
         """See `Task.next_commands`; a text from standard input can't be read again."""
         own_text = " --text 'To be or not'" if "-" in (self.options.data or ()) else ""
-        return "sample {} --prompt 'The ' --temperature 0.8", "inspect {}" + own_text
+        vocabulary = codecs.inputs
+        prompt = "" if vocabulary.unknown in vocabulary.encode(_PROMPT) else f" --prompt {_PROMPT!r}"
+        return f"sample {{}}{prompt} --temperature {self.first_temperature}", "inspect {}" + own_text
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[EncodedText]:
         """See `Task.prepare`."""
@@ -82,7 +84,8 @@ class Text(StreamTask[EncodedText]):
         notes = []
         if codecs and (unknown := corpus.train.unknown):
             share = f"{unknown:,} of {counted(corpus.train.token_count, self.unit)}"
-            notes.append(f"{share} for training are not in the vocabulary, and are read as <unk>")
+            most = f"; train without {option('init_from')}" if 2 * unknown > corpus.train.token_count else ""
+            notes.append(f"{share} for training are not in the vocabulary, and are read as <unk>{most}")
         return _data(corpus, notes)
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> EncodedText:
@@ -151,7 +154,10 @@ class Text(StreamTask[EncodedText]):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
-        return f"{self.unit}s: {super().data_in_words(counts)}; vocabulary of {counts['vocabulary']:,}"
+        size = counts["vocabulary"]
+        of_characters = f"{size - 1:,} different ones and <unk>"
+        vocabulary = of_characters if self.options.level == "char" else f"vocabulary of {size:,}"
+        return f"{self.unit}s: {super().data_in_words(counts)}; {vocabulary}"
 
     def predict(self, model: SequenceModel, part: EncodedText, codecs: Codecs) -> Prediction:
         """Predict a text: each token with its cost in nats given the previous tokens, and the most likely token."""

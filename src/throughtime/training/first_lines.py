@@ -10,6 +10,7 @@ from throughtime.spelling import counted, duration
 from throughtime.tasks.streams import StreamTask
 from throughtime.training.run_config import Plan
 
+_MEANINGS = "training loss: the mean since the line before; * marks the best validation so far"
 _NEARLY_ALL = 0.95  # a validation that reads a larger fraction of the data isn't called partial
 
 
@@ -44,7 +45,7 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
         ("network", f"{config.network.layers_in_words}; {count:,} parameters"),
         ("runs on", where),
         ("plan", f"{_length(plan)} of {counted(plan.batch, 'sequence')} ({epochs} epochs); {by}"),
-        ("legend", f"loss: {run.task.loss_in_words}; * marks the best validation so far{part}"),
+        ("legend", f"loss: {run.task.loss_in_words}; {_MEANINGS}{part}"),
     ]
 
 

@@ -5,7 +5,7 @@ Data are read before torch is loaded, so that mistakes in them are reported at o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,23 @@ class Evaluation:
     def data(self) -> dict[str, Any]:
         """The metrics and the baselines as one dictionary."""
         return {**self.figures, "baselines": dict(self.baselines)} if self.baselines else dict(self.figures)
+
+
+class Continuation(Iterator[Any]):
+    """The continuation of a prompt, generated while you iterate over it.
+
+    Args:
+        pieces: the pieces of the continuation.
+    """
+
+    def __init__(self, pieces: Iterable[Any]) -> None:
+        self._pieces = iter(pieces)
+
+    def __next__(self) -> Any:
+        return next(self._pieces)
+
+    def __repr__(self) -> str:
+        return "<continuation of a prompt, generated while you iterate over it>"
 
 
 @dataclass(frozen=True)
@@ -161,7 +178,10 @@ class Inference:
         for name in ("encoding_errors", "knob"):
             if getattr(self, name) is not None:
                 raise UserError(f"{option(name)} needs data to apply to; the held-out data are read as in training")
-        return data_of(self.run, self.progress).reported
+        try:
+            return data_of(self.run, self.progress).reported
+        except DataError as error:
+            raise DataError(f"{error}; or pass the data to evaluate on") from None
 
 
 def evaluate(
@@ -239,7 +259,7 @@ def sample(
     seed: int = 0,
     engine: str | None = None,
     **draw: Any,
-) -> Iterable[Any]:
+) -> Continuation:
     """Generate new data with a run's network, such as the continuation of a text.
 
     Args:
@@ -251,7 +271,8 @@ def sample(
         **draw: sampling options of the task; for text `temperature`, `top_k` and `top_p`.
 
     Returns:
-        The continuation of the prompt, generated lazily in pieces of text, steps, or blocks of samples.
+        The continuation of the prompt, generated while you iterate over it, in pieces of text, steps, or blocks of
+        samples. `run.sample` returns it as a whole.
 
     Raises:
         UserError: if an argument is invalid, or the run's task can't generate data.
@@ -265,7 +286,7 @@ def sample(
         )
     codecs = run.description.codecs
     sampling = task.sampling(codecs, length, seed=seed, **draw)
-    return task.sample(run.model(engine), codecs, sampling, prompt)
+    return Continuation(task.sample(run.model(engine), codecs, sampling, prompt))
 
 
 def _opened(run: Run | str | Path) -> Run:

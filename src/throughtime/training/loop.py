@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import torch
 
 from throughtime import tasks
-from throughtime.errors import Interrupted, TrainingError
+from throughtime.errors import Interrupted, RunError, TrainingError
 from throughtime.files import DISK_FULL
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
@@ -173,6 +173,13 @@ def resume(
         return run
     require_possible(run.config.training)
     end = later_end(run, steps=steps, epochs=epochs, minutes=minutes) if later else None
+    plan = end[1] if end is not None else run.plan
+    if plan.from_step and not run.checkpoint.exists():  # its schedule doesn't cover the first steps
+        again = command(f"train DATA --init-from {shlex.quote(display_path(run.path))}")
+        raise RunError(
+            f"{display_path(run.path)} is damaged: {run.checkpoint.relative_to(run.path)} is missing, so the run can't "
+            f"be trained further. Start a new run from its weights with: {again}"
+        )
 
     def begin() -> Path:
         if end is not None:

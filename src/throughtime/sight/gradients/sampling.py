@@ -58,7 +58,7 @@ def followed(task: Task[Any], part: Any, steps: int = STEPS, streams: int = STRE
         per_step = part.per_step
         return [(part.inputs[k][:steps], part.targets[k][:steps] if per_step else part.targets[k]) for k in chosen]
     if (row := getattr(part, "ids", None)) is not None:
-        streams = max(1, min(streams, len(row) // 2))
+        streams = max(1, min(streams, len(row) // 3))  # with at least two predictions each
         apart = len(row) // streams
         starts = [k * apart for k in range(streams)]
         ids = [np.asarray(row[at : at + min(apart, steps + 1)]).astype(np.int64) for at in starts]
