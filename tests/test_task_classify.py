@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import throughtime
 from throughtime.cli.main import main
-from throughtime.errors import TrainingError, UserError
+from throughtime.errors import DataError, TrainingError, UserError
 from throughtime.language import affine, cell, exp, inputs, tanh
 from throughtime.runs import Run
 from throughtime.streaming import Stream
@@ -264,3 +264,67 @@ def test_mismatched_options_are_reported(names, tmp_path):
             throughtime.train(data=names, task="classify", out=tmp_path / "run", steps=1, **options, **TINY)
     with pytest.raises(TrainingError, match="bidirectional is not allowed: this network predicts later steps"):
         throughtime.train(data=names, task="text", bidirectional=True, out=tmp_path / "run", **TINY)
+
+
+def rides(folder, name, columns, rows=None):
+    """Write a table of sequences: `left` is larger on the road, `right` in the woods; `other` is noise."""
+    draw = np.random.default_rng(3)
+    path = folder / name
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore")
+        table.writeheader()
+        for ride in range(40):
+            road = ride % 2 == 0
+            for step in range(6):
+                left, right, other = draw.normal([3 * road, 3 * (not road), 0])
+                table.writerow({"ride": ride, "t": step, "left": left, "right": right, "new": other,
+                                "kind": "road" if road else "woods", **(rows or {})})  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def by_ride(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rides")
+    data = rides(folder, "train.csv", ["ride", "t", "left", "right", "kind"])
+    options = {**TINY, "label": "kind", "group": "ride", "time": "t", "epochs": 15, "lr": 0.02}
+    return throughtime.train(data=data, out=folder / "run", **options)
+
+
+def test_columns_of_a_table_are_read_by_name(by_ride, tmp_path):
+    data = by_ride.config.task.data[0]
+    expected = by_ride.evaluate(data)
+    assert expected["accuracy"] > 0.9
+    other_order = rides(tmp_path, "other.csv", ["new", "right", "kind", "t", "left", "ride"])
+    assert by_ride.evaluate(other_order) == expected
+    assert list(by_ride.predict(other_order)) == list(by_ride.predict(data))
+    for use in (by_ride.evaluate, by_ride.predict):
+        with pytest.raises(DataError, match="has no column 'right'"):
+            use(rides(tmp_path, "missing.csv", ["ride", "t", "left", "kind"]))
+    (tmp_path / "text.txt").write_text("a text\n")
+    with pytest.raises(DataError, match=r"text\.txt is not a table .*columns 'left', 'right'$"):
+        by_ride.predict(tmp_path / "text.txt")
+
+
+def test_tables_to_predict_need_no_labels(by_ride, tmp_path):
+    expected = list(by_ride.predict(by_ride.config.task.data[0]))
+    columns = ["ride", "t", "left", "right"]
+    assert list(by_ride.predict(rides(tmp_path, "none.csv", columns))) == expected
+    for label in ("", "sea"):  # missing, and unknown
+        assert list(by_ride.predict(rides(tmp_path, "l.csv", [*columns, "kind"], {"kind": label}))) == expected
+    with pytest.raises(DataError, match="has no column 'kind' for label"):
+        by_ride.evaluate(tmp_path / "none.csv")
+    with pytest.raises(DataError, match=r"unknown label 'sea'.* train on data that have them"):
+        by_ride.evaluate(tmp_path / "l.csv")
+
+
+def test_texts_of_a_table_and_of_a_file_are_predicted_alike(tmp_path):
+    words = ["".join(random.Random(k).choices("aeiou" if k % 2 else "bcdfg", k=5)) for k in range(60)]
+    rows = [f"{word},{'vowels' if k % 2 else 'consonants'}\n" for k, word in enumerate(words)]
+    (tmp_path / "words.csv").write_text("word,kind\n" + "".join(rows))
+    (tmp_path / "words.txt").write_text("\n".join(words) + "\n")
+    options = {**TINY, "text": "word", "label": "kind", "group_by": "word", "steps": 5}
+    run = throughtime.train(data=tmp_path / "words.csv", out=tmp_path / "run", **options)
+    (tmp_path / "new.csv").write_text("word\n" + "\n".join(words) + "\n")
+    expected = [row[1:] for row in run.predict(tmp_path / "words.csv")]
+    assert [row[1:] for row in run.predict(tmp_path / "new.csv")] == expected
+    assert [row[1:] for row in run.predict(tmp_path / "words.txt")] == expected

@@ -20,6 +20,7 @@ from throughtime.training.callbacks import MetricsRows
 from throughtime.training.display import Display
 from throughtime.training.first_lines import first_lines
 from throughtime.training.fitting import Fit
+from throughtime.training.measuring import worse_than
 from throughtime.training.metrics import COLUMNS
 from throughtime.training.planning import make_plan
 
@@ -418,6 +419,9 @@ def test_a_run_worse_than_the_baseline_is_reported_with_advice(tmp_path):
     (tmp_path / "good").mkdir()
     good = train_tiny(tmp_path / "good", steps=150, lr=0.02, hidden_size=24)
     assert "worse than the baseline" not in good.log.read_text()
+    early = worse_than(good.task, {"loss": 3.0}, {"guess": {"loss": 2.0}}, 0.2)
+    assert "after 20% of the steps, so training longer won't help: try more dropout" in early
+    assert "Train longer" in worse_than(good.task, {"loss": 3.0}, {"guess": {"loss": 2.0}})
 
 
 def test_cell_options_are_kept_by_a_run_that_starts_from_another(tmp_path):

@@ -106,7 +106,7 @@ def read_labeled(
             texts on one side.
         encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
         min_labels: the minimum number of distinct labels. 0 is for data to predict: a table may then have no label,
-            and the source may be a text file with one sequence per line.
+            incomplete labels and no `group_by` column, and the source may be a text file with one sequence per line.
 
     Returns:
         The sequences, in the source's order.
@@ -118,8 +118,7 @@ def read_labeled(
     for path in paths:
         if not path.exists():
             raise DataError(missing(path))
-    is_table = len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file()
-    if is_table:
+    if is_table(source):
         table = read_table(paths[0], encoding_errors)
         named = _Columns(label, text, group, time, gaps, columns, group_by)
         found = _from_table(table, named, optional=min_labels == 0)
@@ -145,12 +144,18 @@ def read_labeled(
     distinct = sorted(set(found.labels))
     if len(distinct) < min_labels:
         only = f" ({distinct[0]!r})" if len(distinct) == 1 else ""
-        of = "value of the label column" if is_table else "file or subdirectory"
+        of = "value of the label column" if is_table(source) else "file or subdirectory"
         raise DataError(
             f"{found.name} has {counted(len(distinct), 'label')}{only}; at least {min_labels} are needed. Each {of} is "
             "one label"
         )
     return found
+
+
+def is_table(source: Paths) -> bool:
+    """Return whether the source is a table."""
+    paths = [Path(source)] if isinstance(source, str | os.PathLike) else [Path(path) for path in source]
+    return len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file()
 
 
 def _nothing() -> str:
@@ -230,7 +235,8 @@ def _texts_of(paths: list[Path]) -> list[Path]:
 def _from_table(table: Table, columns: _Columns, optional: bool) -> Labeled:
     labels: list[str] = []
     if columns.label is not None:
-        labels = table.filled(columns.label, "label")
+        if not optional or (columns.label in table.columns and all(table.strings(columns.label))):
+            labels = table.filled(columns.label, "label")
     elif not optional:
         raise DataError(
             f"{table.name} is a table; set its label column with {option('label')}. "
@@ -243,7 +249,8 @@ def _from_table(table: Table, columns: _Columns, optional: bool) -> Labeled:
             f"(the column that identifies sequences of numeric rows), got {'neither' if text is None else 'both'}. "
             f"The columns of {table.name} are {', '.join(map(repr, table.columns))}"
         )
-    groups = None if columns.group_by is None else table.filled(columns.group_by, "group_by")
+    # Groups are for splits, which data to predict don't need.
+    groups = None if columns.group_by is None or optional else table.filled(columns.group_by, "group_by")
     if text is not None:
         for keyword, value in (("time", columns.time), ("gaps", columns.gaps or None), ("columns", columns.features)):
             if value is not None:

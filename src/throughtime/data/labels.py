@@ -57,7 +57,8 @@ class Labels:
             taken = source and f" ({source})"
             raise DataError(
                 f"unknown label{'s' if len(unknown) > 1 else ''} {shown}{taken}; the known labels are {known}{more}"
-                f"{nearest(unknown[0], self.names) if len(unknown) == 1 else ''}"
+                f"{nearest(unknown[0], self.names) if len(unknown) == 1 else ''}. Correct or remove them, or train on "
+                "data that have them"
             )
         return np.array([ids[value] for value in values], np.int64)
 

@@ -19,14 +19,20 @@ class Scaler:
     Attributes:
         mean: the mean of each feature `[F]` (float64).
         scale: the standard deviation of each feature `[F]` (float64), 1 for a constant feature.
+        names: the names of the features, if they are columns of a table.
     """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
+    names: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, series: Sequence[NDArray[Any]]) -> Self:
+    def fit(cls, series: Sequence[NDArray[Any]], names: Sequence[str] = ()) -> Self:
         """Fit a scaler to arrays `[T, F]`, over all their steps.
+
+        Args:
+            series: the arrays.
+            names: the names of the features.
 
         Raises:
             DataError: if there are no steps, the arrays have different numbers of features, or a value is not finite.
@@ -50,7 +56,7 @@ class Scaler:
         scale = np.sqrt(variance)
         # The mean of equal values is rounded, so a constant feature may have a deviation of about 1e-16 of its value.
         constant = scale <= 1e-14 * np.abs(mean)
-        return cls(mean, np.where(constant, 1.0, scale))
+        return cls(mean, np.where(constant, 1.0, scale), tuple(names))
 
     def encode(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Standardize values `[..., F]`."""
@@ -64,7 +70,8 @@ class Scaler:
 
     def to_data(self) -> dict[str, Any]:
         """Convert to JSON-compatible data without loss of precision (see `of_data`)."""
-        return {"kind": "scaler", "mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        names = {"names": list(self.names)} if self.names else {}
+        return {"kind": "scaler", "mean": self.mean.tolist(), "scale": self.scale.tolist(), **names}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
@@ -77,8 +84,10 @@ class Scaler:
             mean, scale = (np.array(data[name], np.float64) for name in ("mean", "scale"))
             sound = mean.ndim == 1 and mean.shape == scale.shape and np.isfinite(mean).all()
             sound = sound and bool((scale > 0).all()) and np.isfinite(scale).all()
+            names = tuple(data.get("names", ()))
+            named = len(names) in (0, len(mean)) and all(isinstance(name, str) for name in names)
         except (KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
+            sound = named = False
+        if not (sound and named):
             raise DataError(f"damaged scaler: expected lists 'mean' and 'scale' of equal length, got {data!r:.200}")
-        return cls(mean, scale)
+        return cls(mean, scale, names)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from throughtime.codecs import Codecs
 from throughtime.data.augmentation import SoundFeatures, copies, copies_of
-from throughtime.data.labeled import GAP, Labeled, read_labeled
+from throughtime.data.labeled import GAP, Labeled, is_table, read_labeled
 from throughtime.data.labeled_sounds import hold_sounds, read_labeled_sounds
 from throughtime.data.labels import Labels
 from throughtime.data.log_mel import LogMel
@@ -23,11 +23,13 @@ from throughtime.data.scaler import Scaler
 from throughtime.data.sequences import Sequences
 from throughtime.data.sound import common
 from throughtime.data.splits import require_shares, split
+from throughtime.data.table import TABLES
 from throughtime.data.vocabulary import build_vocabulary
 from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.outputs import Categorical
+from throughtime.paths import joint_name
 from throughtime.spelling import counted, option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.options.classify import ClassifyOptions
@@ -80,7 +82,7 @@ class Classify(SequenceTask):
         options = self.options
         if options.data is None:
             raise DataError("classify needs data: pass a folder with one file or folder per label, or a table")
-        found = self._read(options.data, 2)
+        found = self._read(options.data, 2, codecs)
         labels = codecs.targets if codecs else Labels.of(found.labels)
         ids = labels.encode(found.labels, found.source)
         notes = list(found.notes)
@@ -102,7 +104,8 @@ class Classify(SequenceTask):
         for name in ("valid", "test"):
             path = getattr(options, name)
             if path is not None:
-                parts[name] = self._encoded(self._read([path], 1), Codecs(inputs, labels))
+                codecs = Codecs(inputs, labels)
+                parts[name] = self._encoded(self._read([path], 1, codecs), codecs)
         training, more = self._augmented(found, train, whole.take(train), Codecs(inputs, labels))
         notes += more
         if options.class_weights == "balanced":
@@ -115,11 +118,11 @@ class Classify(SequenceTask):
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
         """See `Task.read`."""
-        return self._encoded(self._read(paths, 1), codecs)
+        return self._encoded(self._read(paths, 1, codecs), codecs)
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
-        """See `Task.read_inputs`; labels may be missing."""
-        return self._encoded(self._read(paths, 0), codecs)
+        """See `Task.read_inputs`; labels are ignored."""
+        return self._encoded(replace(self._read(paths, 0, codecs), labels=[]), codecs)
 
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
@@ -229,7 +232,7 @@ class Classify(SequenceTask):
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
     ) -> Passage:
         """See `Task.read_passage`; labels may be missing."""
-        found = self._read(paths, 0)
+        found = self._read(paths, 0, codecs)
         return self.passage(self._encoded(found, codecs), codecs, length, found.name, answered=bool(found.labels))
 
     def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
@@ -243,19 +246,30 @@ class Classify(SequenceTask):
         part = Sequences(ids, np.zeros(len(ids), np.int64), names=lines)
         return self.passage(part, codecs, length, "your text", answered=False)
 
-    def _read(self, paths: Sequence[str | Path], min_labels: int) -> Labeled:
+    def _read(self, paths: Sequence[str | Path], min_labels: int, codecs: Codecs | None = None) -> Labeled:
+        """Read labeled data: those that the options describe, or data for a network with the given codecs."""
         options = self.options
         if options.label_pattern is not None or hold_sounds(paths):
-            given = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
-            for name, value in {**given, "gaps": options.gaps or None, "columns": options.columns}.items():
+            of_table = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
+            for name, value in {**of_table, "gaps": options.gaps or None, "columns": options.columns}.items():
                 if value is not None:
                     raise DataError(f"{option(name)} names a table column, but the data are sounds; remove it")
             return read_labeled_sounds(
                 paths, label_pattern=options.label_pattern, group_by=options.group_by, min_labels=min_labels
             )
+        given = paths[0] if len(paths) == 1 else list(paths)
+        if codecs is not None and options.text is not None and not is_table(given):  # a text file is as good
+            return read_labeled(given, encoding_errors=options.encoding_errors, min_labels=min_labels)
         columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
+        if codecs is not None and isinstance(codecs.inputs, Scaler):
+            columns = list(codecs.inputs.names[: -1 if options.gaps else None])
+            if not is_table(given):
+                raise DataError(
+                    f"{joint_name(paths)} is not a table ({', '.join(TABLES)}); this network reads tables with the "
+                    f"columns {', '.join(map(repr, columns))}"
+                )
         return read_labeled(
-            paths[0] if len(paths) == 1 else list(paths),
+            given,
             label=options.label,
             text=options.text,
             group=options.group,
@@ -282,7 +296,7 @@ class Classify(SequenceTask):
             )
             return unfitted.fit([found.recordings[k].samples(unfitted.waveform, mix=True) for k in train])
         if found.series is not None:
-            scaler = Scaler.fit([found.series[k] for k in train])
+            scaler = Scaler.fit([found.series[k] for k in train], found.features)
             return _with_gaps(scaler, [found.series[k] for k in train]) if self.options.gaps else scaler
         assert found.texts is not None
         texts = (found.texts[k] + "\n" for k in train)
@@ -330,7 +344,7 @@ def _with_gaps(scaler: Scaler, series: Sequence[NDArray[np.float64]]) -> Scaler:
     gaps = np.concatenate([values[1:, -1] for values in series])  # a sequence's first row has no previous row
     mean, scale = scaler.mean.copy(), scaler.scale.copy()
     mean[-1], scale[-1] = 0.0, gaps.mean() if len(gaps) else 1.0
-    return Scaler(mean, scale)
+    return replace(scaler, mean=mean, scale=scale)
 
 
 def _numeric(codecs: Codecs) -> bool:

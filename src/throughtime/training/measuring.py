@@ -20,6 +20,7 @@ from throughtime.training.evaluation import measured
 from throughtime.training.fitting import Fit
 
 _log = logging.getLogger("throughtime")
+_OVERFITTING = 0.5  # if the best weights came before this fraction of the steps, the network overfits
 _ALL = 0.995  # parallel streams leave out a few terms, which isn't worth a remark
 
 
@@ -58,7 +59,7 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                 what,
                 ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[: task.baseline_rows]),
             )
-            if worse := worse_than(task, figures, baselines):
+            if worse := worse_than(task, figures, baselines, best.step / max(1, training.step)):
                 on_part = "on the part that was measured, " if share < 1 else ""
                 _log.warning("%s: %s%s", what, on_part, worse)
             if share < 1:
@@ -70,8 +71,15 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
     run.save_result(result)
 
 
-def worse_than(task: Task[Any], figures: Figures, baselines: Mapping[str, Figures]) -> str:
-    """Return a warning if the network is worse than the best baseline, otherwise ""."""
+def worse_than(task: Task[Any], figures: Figures, baselines: Mapping[str, Figures], best_at: float = 1.0) -> str:
+    """Return a warning if the network is worse than the best baseline, otherwise "".
+
+    Args:
+        task: the task.
+        figures: the network's metrics.
+        baselines: the metrics of each baseline, by name.
+        best_at: when the best weights were reached, as a fraction of the steps; if early, more steps don't help.
+    """
     metric, larger = task.compared_metric
     theirs = {name: each[metric] for name, each in baselines.items() if metric in each}
     if not theirs or metric not in figures:
@@ -80,7 +88,13 @@ def worse_than(task: Task[Any], figures: Figures, baselines: Mapping[str, Figure
     ours, guess = figures[metric], theirs[best]
     if ours >= guess if larger else ours <= guess:
         return ""
+    advice = f"Train longer, or try a lower {option('lr')} or another size"
+    if best_at < _OVERFITTING:
+        advice = (
+            f"Its best weights came after {best_at:.0%} of the steps, so training longer won't help: try more "
+            f"{option('dropout')}, a lower {option('lr')} or a smaller {option('hidden_size')}"
+        )
     return (
         f"the network is worse than the baseline '{best}' ({task.label(metric)} {figure(guess)}, the network "
-        f"{figure(ours)}). Train longer, or try a lower {option('lr')} or another size"
+        f"{figure(ours)}). {advice}"
     )

@@ -81,7 +81,7 @@ def fitted(start: Start, data: Data[Any], interface: Interface, clock: Callable[
         network = chosen.config.network
         why.append(
             f"{setting('hidden_size', network.hidden_size)} and {setting('dropout', f'{network.dropout:g}')}: chosen "
-            f"for {minutes:g} min on this machine and {trials.data_size:,} tokens or steps of data"
+            f"for {minutes:g} min on this machine and the amount of data"
         )
     training = chosen.config.training
     if len(counts) > 1:
