@@ -79,7 +79,8 @@ def test_the_first_lines_describe_data_network_threads_and_plan(tmp_path, capfd)
     assert lines["plan"].startswith("3 steps of 8 sequences (0.075 epochs)")
     assert lines["plan"] in run.log.read_text()
     read = f"{run.plan.validate_terms:,} of 9,000 characters"
-    assert f"a validation reads only {read}" in dict(first_lines(run, run.model(), 9000))["legend"]
+    legend = dict(first_lines(run, run.model(), 9000))["legend"]
+    assert f"validations during training read only {read}, in 8 parallel streams" in legend
     run.record = run.record.model_copy(update={"plan": run.plan.model_copy(update={"steps": 9, "seconds": 60.0})})
     plan = dict(first_lines(run, run.model(), 9000))["plan"]
     assert plan.startswith("9 steps or 1 min 0 s of training, whichever ends first, about 3 steps of 8 sequences")

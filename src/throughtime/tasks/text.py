@@ -309,10 +309,11 @@ def _drawn(model: SequenceModel, tokens: Any, unknown: int | None, sampling: Sam
 
 
 def _skip_first_lines(drawn: Iterator[int], vocabulary: Any) -> None:
-    """Skip some tokens, and then the rest of the line unless it is very long."""
+    """Skip some tokens, and then the rest of the line, or of the word if the line is very long."""
     decoder, longest = vocabulary.decoder(), _LENGTHS[vocabulary.level]
-    for count, token in enumerate(islice(drawn, longest), 1):
-        if "\n" in decoder([token]) and 3 * count >= longest:
+    for count, token in enumerate(islice(drawn, 2 * longest), 1):
+        text = decoder([token])
+        if ("\n" in text and 3 * count >= longest) or (text[-1:].isspace() and count >= longest):
             break
 
 

@@ -32,14 +32,12 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
     passes = plan.expected_steps / plan.epoch_steps
     by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
     epochs = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
-    part = ""
+    reads = []
     if plan.validate_terms < _NEARLY_ALL * held_out:
-        part = (
-            f"; during training, a validation reads only {plan.validate_terms:,} of {counted(held_out, run.task.unit)}"
-        )
+        reads.append(f"only {plan.validate_terms:,} of {counted(held_out, run.task.unit)}")
     if isinstance(run.task, StreamTask):
-        streams = counted(plan.batch, "stream")
-        part += f"; validations during training read {streams} in parallel, the final one a single stream"
+        reads.append(f"{counted(plan.batch, 'parallel stream')}, the final one a single stream")
+    part = f"; validations during training read {', in '.join(reads)}" if reads else ""
     return [
         ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
         ("network", f"{config.network.layers_in_words}; {count:,} parameters"),
