@@ -8,6 +8,7 @@ import sys
 
 import joblib
 import numpy as np
+import polars
 import pytest
 import torch
 from safetensors import safe_open
@@ -125,6 +126,23 @@ def test_all_input_forms_are_equivalent():
     unequal[:] = [np.array(x) for x in cube]
     np.testing.assert_array_equal(SequenceClassifier(**QUICK).fit(unequal, y).predict_proba(unequal), wanted)
     np.testing.assert_array_equal(SequenceClassifier(**QUICK).fit(cube.tolist(), y).predict_proba(cube), wanted)
+
+
+def test_columns_of_data_frames_are_checked(tmp_path):
+    x, y = sequences()
+    frames = [polars.DataFrame(one, schema=["level", "noise"]) for one in x]
+    fitted = SequenceClassifier(**QUICK).fit(frames, y)
+    assert fitted.feature_names_in_.tolist() == ["level", "noise"]
+    fitted.save(tmp_path / "model.safetensors")
+    swapped = [frame[["noise", "level"]] for frame in frames]
+    for estimator in (fitted, SequenceClassifier.load(tmp_path / "model.safetensors")):
+        assert np.array_equal(estimator.predict(frames), SequenceClassifier(**QUICK).fit(x, y).predict(x))
+        assert np.array_equal(estimator.predict(x), estimator.predict(frames))  # arrays have no names
+        with pytest.raises(UserError, match="columns noise, level, but SequenceClassifier was fitted to level, noise"):
+            estimator.predict(swapped)
+    with pytest.raises(UserError, match="same columns in the same order; X has sequences with level, noise and noise"):
+        fitted.fit([frames[0], *swapped[1:]], y)
+    assert not hasattr(SequenceClassifier(**QUICK).fit(x, y), "feature_names_in_")
 
 
 def test_table_rows_are_sequences_with_one_feature():
@@ -433,7 +451,7 @@ def test_files_of_other_models_are_rejected(tmp_path):
         lambda task: task["options"].update(estimator={"no_such_parameter": 1}),
         lambda task: task["options"].update(estimator=[]),
         lambda task: task["options"].update(columns=3),
-        lambda task: task["options"].update(column_names=["a", "b"]),
+        lambda task: task["options"].update(column_names=["a", "b", "c"]),
         lambda task: task["codecs"].update(inputs=None),
         lambda task: task["codecs"].update(targets=task["codecs"]["inputs"]),
         lambda task: task["codecs"]["inputs"].update(mean=[0.0], scale=[1.0]),

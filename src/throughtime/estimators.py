@@ -138,7 +138,9 @@ class _SequenceEstimator(SavedEstimator):
                 f"layout must be one of {', '.join(_LAYOUTS)}, got {self.layout!r}{nearest(str(self.layout), _LAYOUTS)}"
             )
         named = {"input_name": "X", "estimator": self, "dtype": _FLOATS}
+        names: tuple[str, ...] | None = None
         if _is_list_of_sequences(X):
+            names = _common_columns(X) if self.layout == "time_first" else None
             arrays = [
                 check_array(one, ensure_2d=False, ensure_min_samples=0, ensure_min_features=0, **named) for one in X
             ]
@@ -168,10 +170,18 @@ class _SequenceEstimator(SavedEstimator):
                     f"{array.shape[1]}"
                 )
         if not reset:
+            known = tuple(getattr(self, "feature_names_in_", names or ()))
+            if names is not None and names != known:
+                raise UserError(
+                    f"X has the columns {', '.join(names)}, but {type(self).__name__} was fitted to "
+                    f"{', '.join(known)}; pass the same columns in the same order"
+                )
             return self._with_known_features(arrays, f" (layout={self.layout!r})")
         self._table = False
         self.n_features_in_ = arrays[0].shape[1]
         self.__dict__.pop("feature_names_in_", None)  # left from an earlier fit
+        if names is not None:
+            self.feature_names_in_ = np.array(names, object)
         return arrays
 
     def _with_known_features(self, arrays: list[Array], hint: str) -> list[Array]:
@@ -323,6 +333,15 @@ class SequenceRegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[mis
         raw = self._raw(X)
         values: Array = self._codecs.targets.decode(self._task.output.predict(raw))
         return values if self._task.options.values is not None else values[:, 0]
+
+
+def _common_columns(X: list[Any]) -> tuple[str, ...] | None:
+    """Return the column names of a list of data frames; None for arrays."""
+    found = list(dict.fromkeys(tuple(map(str, one.columns)) if hasattr(one, "columns") else None for one in X))
+    if len(found) > 1:
+        shown = " and ".join("none" if names is None else ", ".join(names) for names in found[:2])
+        raise UserError(f"all sequences must have the same columns in the same order; X has sequences with {shown}")
+    return found[0]
 
 
 def _is_list_of_sequences(X: Any) -> bool:

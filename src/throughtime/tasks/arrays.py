@@ -39,7 +39,7 @@ class ArrayOptions(SequenceOptions):
     Attributes:
         estimator: the parameters of the estimator.
         columns: the number of time steps per sequence, if the estimator was fitted to a table `[cases, time]`.
-        column_names: the column names of that table, if it had any.
+        column_names: the column names of that table or, without one, of the sequences, if they had any.
     """
 
     estimator: dict[str, Plain | None] = Field(default_factory=dict)
@@ -117,7 +117,7 @@ class ArrayTask(SequenceTask):
         columns, names = self.options.columns, self.options.column_names
         return (
             (columns is None or len(codecs.inputs.mean) == 1)
-            and (names is None or len(names) == columns)
+            and (names is None or len(names) == (columns or model.input_size))
             and not model.reads_tokens
             and not model.per_step
             and model.head.output == self.output
