@@ -95,8 +95,7 @@ _TRAINING = (
 )  # fmt: skip
 
 __all__ = [
-    "Run",
-    "Cell", "Forecaster", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent",
+    "Cell", "Forecaster", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Run",
     "SequenceClassifier", "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "compare", "edit", "evaluate",
     "fit", "freeze", "from_guitarml", "from_keras", "from_nam", "from_onnx", "from_rtneural", "from_torch", "gradcheck",
     "load", "memory", "predict", "record", "release_memory", "restore", "sample", "save", "to_c", "to_guitarml",
