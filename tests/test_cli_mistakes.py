@@ -19,6 +19,15 @@ TINY = {"hidden_size": 4, "batch": 4, "steps": 1, "threads": 1, "progress": Fals
 MISTAKES = {
     "train table.csv": "table.csv is a table, and no option says what to learn from it: use --target and --horizon",
     "train mixture": "--task text to learn its characters",
+    "train rows.json": "rows.json is JSON, which no task reads as a table: convert it to CSV or Parquet, or use --task",
+    "train song.mp3": "song.mp3 is a binary file (a NUL at byte 3); convert sound files to WAV or FLAC",
+    "train songs": "songs is a directory without *.txt files (it has .mp3 files); convert sound files to WAV or FLAC",
+    "train sales.xlsx": "sales.xlsx is a binary file (a NUL at byte 4); save spreadsheets as CSV",
+    "train tables --target value --horizon 4": "tables is not a table; expected a .csv, .tsv or .parquet file. Task: "
+    "forecast (a horizon is set)",
+    "train tables --season 4": "Task: forecast (--season is set)",
+    "train tables --vocab-size 4": "--vocab-size is an option of text; this task is classify (a folder with one folder "
+    "per label); --task chooses another",
     "train table.csv --horizon 4": "--target must name the column to forecast. Its columns are 'date', 'value'",
     "train semicolons.csv --target value --horizon 4": "the cells seem to be separated by semicolons; expected commas",
     "train table.csv --target value": "--horizon",
@@ -32,6 +41,9 @@ MISTAKES = {
     "train text.txt --hidden 1.5": "--hidden must be an integer, got '1.5'",
     "train text.txt --cell lsmt": "did you mean lstm",
     "train text.txt --cell rnn_leaky --set leak=abc": "'leak' of rnn_leaky must be a number, such as 0.5, got 'abc'",
+    "train text.txt --set leak=0.3": "cell lstm has no hyper-parameter 'leak' (rnn_leaky has it); it has projection",
+    "train text.txt --set depth=0.3 --cell gru": "(rhn has it)",
+    "train text.txt --set activation=relu": "(rnn, rnn_relu, rnn_leaky and 9 more have it)",
     "train text.txt --decay 0.5": "--decay is for the schedules step and plateau; the schedule is cosine",
     "train names --task classify --test-share 0.9 --valid-share 0.2": "must sum to less than 1, got 0.2 and 0.9",
     "train - --task classify": "standard input is only for text, but the task is classify",
@@ -48,6 +60,7 @@ MISTAKES = {
     "train missing.txt": "no such file",
     "train https://example.com/text.txt": "https://example.com/text.txt is a URL; download the file",
     "sample lastest": "did you mean latest?",
+    "sample run to be": "the text to continue is an option: use --prompt 'to be'",
     "sample run --temp 1": "did you mean --temperature?",
     "evaluate text.txt": "expected the directory of a run, or latest",
     "train tiny.txt": "use a longer text",
@@ -87,8 +100,8 @@ def directory(tmp_path_factory):
     path = tmp_path_factory.mktemp("mistakes")
     rows = [f"{k},{2 * k},{'ab'[k % 2]}" for k in range(300)]
     text = "to be or not to be that is the question\n" * 60
-    (path / "mixture").mkdir()
-    (path / "names").mkdir()
+    for name in ("mixture", "names", "songs", "tables/daily"):
+        (path / name).mkdir(parents=True)
     for name, content in {
         "table.csv": "\n".join(["date,value,label", *rows]),
         "semicolons.csv": "date;value\n1;2\n",
@@ -97,6 +110,11 @@ def directory(tmp_path_factory):
         "text.txt": text,
         "tiny.txt": "x",
         "file": "x",
+        "tables/daily/table.csv": "date,value\n1,2\n",
+        "rows.json": '[{"value": 1}]',
+        "song.mp3": "ID3\0",
+        "songs/song.mp3": "ID3\0",
+        "sales.xlsx": "PK\3\4\0",
         "names/A.txt": "abc\n" * 30,
         "names/B.txt": "xyz\n" * 30,
     }.items():
@@ -177,7 +195,7 @@ def test_folder_of_texts_reports_the_inferred_task_and_why(directory, monkeypatc
     assert (kind.name, why) == ("text", "a folder of text files; with --task classify each file is a label")
 
 
-@pytest.mark.parametrize(("command", "usage"), [("evaluate", "RUN [DATA]..."), ("runs", "[DIR]"), ("info", "RUN")])
+@pytest.mark.parametrize(("command", "usage"), [("evaluate", "RUN [DATA]..."), ("runs", "[DIR]"), ("sample", "RUN")])
 def test_the_usage_marks_only_optional_arguments(command, usage, capsys):
     assert main([command, "--help"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"Usage: throughtime {command} [OPTIONS] {usage}"

@@ -125,3 +125,11 @@ def test_a_file_of_options_may_use_short_forms(tmp_path):
     file = tmp_path / "options.json"
     file.write_text('{"hidden": 8, "layers": 2, "steps": 3}')
     assert from_file(file) == {"hidden_size": 8, "num_layers": 2, "steps": 3}
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_the_help_names_the_engines_and_no_files_of_a_checkout(command, capsys):
+    assert main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--engine native|torch|reference" in printed
+    assert "docs/" not in printed

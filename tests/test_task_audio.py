@@ -11,6 +11,7 @@ from throughtime import tasks
 from throughtime.cli.main import main
 from throughtime.data.waveform import MuLaw, Waveform
 from throughtime.errors import DataError, TrainingError
+from throughtime.spelling import command_line
 from throughtime.training import evaluate, train
 from throughtime.training.inference import predict, sample
 
@@ -50,6 +51,30 @@ def test_the_loss_is_in_bits_per_sample_of_the_whole_file(run, recording, tmp_pa
     # Training holds out the last tenth.
     write(tmp_path / "end.wav", CODEC.decode(ids[14400:, 0].numpy())[:, 0])
     assert evaluate(run, tmp_path / "end.wav")["loss"] == pytest.approx(run.result["valid"]["loss"], rel=1e-5)
+
+
+def test_other_sampling_rates_are_reported(run, recording, tmp_path, caplog):
+    others = [write(tmp_path / f"{rate}.wav", tone(0.1, rate), rate) for rate in (16000, 4000)]
+    evaluate(run, [recording, *others])
+    message = "2 of 3 recordings are resampled from 4,000 and 16,000 to 8,000 samples per second, the rate in training"
+    assert [record.getMessage() for record in caplog.records] == [message]
+    caplog.clear()
+    evaluate(run, recording)
+    assert not caplog.records
+
+
+def test_durations_below_a_second_are_in_milliseconds(run):
+    counts = {"train": 2 * 36, "valid": 2 * 8000, "rate": 8000, "channels": 2}
+    assert run.task.data_in_words(counts).startswith("4.5 ms for training, 1.0 s for validation; 8,000 samples")
+
+
+def test_a_folder_of_sounds_suggests_labels_in_file_names(recording, tmp_path):
+    assert tasks.chosen(None, {"data": recording})[1] == "sound files"
+    for name in ("0_ann.wav", "1_ann.wav"):
+        write(tmp_path / name, tone(0.1))
+    with command_line():
+        kind, why = tasks.chosen(None, {"data": tmp_path})
+    assert (kind.name, why) == ("audio", "a folder of sound files; with --label-pattern their names give labels")
 
 
 def test_baselines_are_linear_predictors(run, recording):

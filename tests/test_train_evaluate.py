@@ -1,8 +1,10 @@
 """Metrics of trained models."""
 
 import math
+from functools import partial
 
 import numpy as np
+import polars
 import pytest
 import torch
 from tiny_training import train_tiny
@@ -10,7 +12,7 @@ from tiny_training import train_tiny
 from throughtime.data.streams import Streams
 from throughtime.errors import DataError, RunError, UserError
 from throughtime.tasks import streams as streams_task
-from throughtime.training import evaluate, evaluation
+from throughtime.training import evaluate, evaluation, predict, train
 from throughtime.training.inference import Inference
 
 
@@ -66,6 +68,21 @@ def test_options_for_other_data_are_rejected_without_data(run):
         evaluate(run, encoding_errors="replace")
     with pytest.raises(DataError, match="predictions need data"):
         Inference.of(run).predict()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (polars.DataFrame({"y": [1.0]}), "got DataFrame; write it to a .csv or .parquet file, or use .*Forecaster"),
+        ([polars.DataFrame({"y": [1.0]})], "got DataFrame"),
+        (np.zeros((3, 2)), "got ndarray; for arrays, use throughtime.SequenceClassifier"),
+        (3, "data must be a path or a list of paths, got int"),
+    ],
+)
+def test_data_must_be_paths(run, data, message):
+    for use in (partial(predict, run), lambda data: train(data=data, target="y", horizon=1)):
+        with pytest.raises(DataError, match=message):
+            use(data)
 
 
 def test_unknown_tokens_are_counted(run, tmp_path):

@@ -107,6 +107,15 @@ def test_the_time_of_an_activity_counts_from_its_first_call(capfd):
     assert capfd.readouterr().err.splitlines() == ["measuring: 25%, 20.0 s elapsed, 1 min 0 s left"]
 
 
+def test_progress_is_complete_only_without_time_left(capfd):
+    now = [0.0]
+    with Display(True, lambda: now[0]) as display:
+        display.progress("training", 0, 1000)
+        now[0] += 100
+        display.progress("training", 999, 1000)
+    assert capfd.readouterr().err.splitlines() == ["training: 99%, 1 min 40 s elapsed, 0.1 s left"]
+
+
 def test_the_seed_determines_the_run(tmp_path):
     runs = []
     for k, seed in enumerate((1, 1, 2)):

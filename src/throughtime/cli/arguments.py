@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from throughtime.engines import NAMES
+
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")]
 
 DataArgument = Annotated[
@@ -27,7 +29,8 @@ EncodingErrorsOption = Annotated[
 ]
 
 EngineOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training.")
+    str | None,
+    typer.Option(metavar="|".join(NAMES), help="Engine for the recurrent layers. Default: as in training."),
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]

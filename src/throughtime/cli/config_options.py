@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from throughtime import tasks
+from throughtime import engines, tasks
 from throughtime.cli.cell_option import CELL_HELP
 from throughtime.errors import TrainingError
 from throughtime.options import Options
@@ -48,6 +48,7 @@ _PLACEHOLDERS = {
     "quantiles": "Q,Q,...",
     "init": "RANGE|orthogonal",
     "init_from": "RUN",
+    "engine": "|".join(engines.NAMES),
     "devices": "N|cpu|cuda|cpu:N|cuda:N",
 }
 

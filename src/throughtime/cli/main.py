@@ -39,8 +39,11 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the parts of the usage line, with required arguments without braces."""
-        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+        """Return the parts of the usage line, with required arguments without braces and without hidden arguments."""
+        hidden = [p for p in self.get_params(ctx) if getattr(p, "hidden", False)]
+        left_out = {piece for parameter in hidden for piece in parameter.get_usage_pieces(ctx)}
+        pieces = [piece for piece in super().collect_usage_pieces(ctx) if piece not in left_out]
+        return [piece.replace("{", "").replace("}", "") for piece in pieces]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

@@ -47,7 +47,10 @@ def predict(
     knob: KnobOption = None,
     engine: EngineOption = None,
 ) -> None:
-    """Writes one row per sequence, or per step if the network predicts every step; for effects, a sound file."""
+    """Writes one row per sequence, or per step if the network predicts every step; for effects, a sound file.
+
+    For text, a row has a token, its cost in nats given the tokens before it, and the most likely token in its place.
+    """
     from throughtime.runs import Run
     from throughtime.training.display import Display
     from throughtime.training.inference import Inference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,14 @@ import typer
 
 from throughtime.cli.arguments import EngineOption, RunArgument
 from throughtime.cli.output import announce, starting
+from throughtime.errors import UserError
 from throughtime.files import require_directory_of
 from throughtime.paths import display_path
 
 
 def sample(
     run: RunArgument,
+    text: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     *,
     prompt: Annotated[
         str,
@@ -48,6 +51,8 @@ def sample(
     from throughtime.runs import Run
     from throughtime.tasks.generative import Generative
 
+    if text:
+        raise UserError(f"the text to continue is an option: use --prompt {shlex.quote(' '.join(text))}")
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     if out is not None:
         require_directory_of(out)

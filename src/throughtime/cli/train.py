@@ -63,7 +63,9 @@ def train(
     ] = False,
     **given: Any,
 ) -> None:
-    """Without DATA, train on Python's own documentation, which is on every machine.
+    """For example, `throughtime train my.txt --minutes 10` trains on a text for ten minutes.
+
+    Without DATA, train on Python's own documentation, which is on every machine.
 
     The run's directory holds the best weights, the results and checkpoints to resume from.
     """

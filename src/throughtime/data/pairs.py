@@ -198,7 +198,7 @@ def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) 
     note = ""
     if align:
         latency = counts["latency"]
-        moved = f"; shifted by {_shift(latency)} to compensate" if _shift(latency) else ""
+        moved = f"; shifted by {_shift(latency)} to compensate, as predictions will be" if _shift(latency) else ""
         late = f"{latency} sample{'' if latency == 1 else 's'} ({1000 * latency / waveform.rate:.1f} ms)"
         aligned = f"is late by {late}{moved}" if latency else "is aligned with the dry sound"
         note = f"{wet.name} {aligned}. Its correlation with {dry.name} is {counts['correlation'] / 1000:.2f}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from throughtime.errors import DataError, UserError
 from throughtime.files import replacing, require_directory_of
 from throughtime.packages import require
 from throughtime.paths import display_path, files_in, missing
-from throughtime.spelling import option
+from throughtime.spelling import counted, option
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -32,6 +33,8 @@ BLOCK = 1 << 16
 """The number of samples per channel to read at a time."""
 
 Progress = Callable[[str, int, int], None]
+
+_log = logging.getLogger("throughtime")
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,23 @@ def common(recordings: Sequence[Recording], what: Literal["rate", "channels"]) -
             )
     found: int = getattr(first, what)
     return found
+
+
+def warn_of_resampling(recordings: Sequence[Recording], rate: int) -> None:
+    """Log a warning if recordings must be resampled to the sampling rate that a network was trained at."""
+    rates = [recording.rate for recording in recordings if recording.rate != rate]
+    if rates:
+        _log.warning(
+            "%s of %s resampled from %s to %s samples per second, the rate in training",
+            f"{len(rates):,}", f"{counted(len(recordings), 'recording')} {'is' if len(rates) == 1 else 'are'}",
+            " and ".join(f"{each:,}" for each in sorted(set(rates))), f"{rate:,}",
+        )  # fmt: skip
+
+
+def seconds_in_words(samples: float, rate: int) -> str:
+    """Return the duration of samples, in milliseconds if it is short."""
+    seconds = samples / rate
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
 
 
 def are_sounds(paths: Sequence[str | Path]) -> bool:

@@ -32,6 +32,15 @@ TEXT_FILES = (".txt",)
 ENCODING_ERRORS = ("strict", "replace")
 DEFAULT_NAME = "Python's documentation (pydoc_data.topics)"
 
+# What to do with files of types that no task reads.
+_CONVERSIONS = {
+    **dict.fromkeys(
+        (".mp3", ".m4a", ".aac", ".aif", ".aiff", ".opus", ".wma"),
+        "convert sound files to WAV or FLAC (for example, with ffmpeg)",
+    ),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save spreadsheets as CSV"),
+}
+
 _PIECE = 1 << 20  # bytes to read at a time
 _HEAD = 1 << 16  # bytes at the start of a file that decide whether it is text
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\b\x1b"))
@@ -163,9 +172,10 @@ def _sources(given: str | Path) -> list[Source]:
         if stat.S_ISDIR(status.st_mode):
             files = [file for file in files_in(path, TEXT_FILES, nested=False) if file.stat().st_size]
             if not files:
+                conversions = sorted({_CONVERSIONS.get(file.suffix.lower(), "") for file in path.iterdir()} - {""})
+                advice = " and ".join(conversions) or "pass text files with other names explicitly"
                 raise DataError(
-                    f"{display_path(path)} is a directory without *.txt files{types_in_words(path.iterdir())}; pass "
-                    "text files with other names explicitly"
+                    f"{display_path(path)} is a directory without *.txt files{types_in_words(path.iterdir())}; {advice}"
                 )
             return [_file(file) for file in files]
         if stat.S_ISFIFO(status.st_mode):
@@ -247,6 +257,5 @@ def _require_text(name: str, head: bytes) -> None:
     controls = len(head) - len(head.translate(None, _CONTROL))
     if nul >= 0 or controls > len(head) // 10:
         seen = f"a NUL at byte {nul}" if nul >= 0 else f"{controls} control characters at its start"
-        raise DataError(
-            f"{name} is a binary file ({seen}); expected a UTF-8 text file. If it is an archive, unpack it first"
-        )
+        advice = "expected a UTF-8 text file. If it is an archive, unpack it first"
+        raise DataError(f"{name} is a binary file ({seen}); {_CONVERSIONS.get(Path(name).suffix.lower(), advice)}")

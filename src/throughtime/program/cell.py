@@ -159,7 +159,8 @@ class Cell:
         for name in hyper:
             if name not in self.hyper:
                 has = f"it has {', '.join(self.hyper)}" if self.hyper else "it has none"
-                raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)}; {has}")
+                hint = nearest(name, self.hyper) or _cells_with(name)
+                raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{hint}; {has}")
             usual = self.hyper[name]
             if isinstance(usual, Real) and isinstance(hyper[name], str):
                 wanted = f"must be a number, such as {usual}"
@@ -279,12 +280,22 @@ class Cell:
         return given
 
 
+_NAMED = 3  # the number of cells to name in a message
 # The names of a layer's own arguments.
 _RESERVED_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
 
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def _cells_with(name: str) -> str:
+    """Return a note that names built-in cells with a hyper-parameter, to append to a message; "" if there are none."""
+    from throughtime import cells  # which are made with this module
+
+    found = [cell for cell in cells.names() if name in cells.get(cell).hyper]
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f" ({', '.join(found[:_NAMED])}{more} {'has' if len(found) == 1 else 'have'} it)" if found else ""
 
 
 def _explained(error: Exception) -> str:

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from throughtime.codecs import Codecs
 from throughtime.data.audio import Audio, cut, quantize, recordings_of, split_recordings
 from throughtime.data.limits import MAX_CHANNELS
-from throughtime.data.sound import BLOCK, Recording, are_sounds, common, sound_writer
+from throughtime.data.sound import (
+    BLOCK,
+    SOUND_FILES,
+    Recording,
+    are_sounds,
+    common,
+    seconds_in_words,
+    sound_writer,
+    warn_of_resampling,
+)
 from throughtime.data.waveform import Linear, MuLaw, Quantization, Waveform
 from throughtime.errors import DataError
 from throughtime.outputs import Categorical, LogisticMixture
@@ -56,7 +65,13 @@ class AudioTask(StreamTask[Audio]):
     def detect(cls, options: Mapping[str, Any]) -> str:
         """See `Task.detect`; matches sound files and directories that contain sound files."""
         paths = options.get("data") or ()
-        return "sound files" if are_sounds([paths] if isinstance(paths, str | Path) else list(paths)) else ""
+        paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+        if not are_sounds(paths):
+            return ""
+        inside = [file for path in paths if path.is_dir() for file in path.iterdir()]
+        if sum(file.suffix.lower() in SOUND_FILES for file in inside) < 2:
+            return "sound files"
+        return f"a folder of sound files; with {option('label_pattern')} their names give labels"
 
     @property
     def unit(self) -> str:
@@ -101,7 +116,9 @@ class AudioTask(StreamTask[Audio]):
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Audio:
         """See `Task.read`."""
-        return self._audio(*recordings_of(paths), codecs.inputs, progress)
+        name, recordings = recordings_of(paths)
+        warn_of_resampling(recordings, codecs.inputs.waveform.rate)
+        return self._audio(name, recordings, codecs.inputs, progress)
 
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
@@ -127,8 +144,11 @@ class AudioTask(StreamTask[Audio]):
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
         rate, channels = counts["rate"], counts["channels"]
-        seconds = {words: counts[part] / rate / channels for part, words in self.parts.items() if counts.get(part)}
-        listed = ", ".join(f"{value:,.1f} s {words}" for words, value in seconds.items())
+        listed = ", ".join(
+            f"{seconds_in_words(counts[part] / channels, rate)} {words}"
+            for part, words in self.parts.items()
+            if counts.get(part)
+        )
         return f"{listed}; {rate:,} samples per second, {'mono' if channels == 1 else 'stereo'}"
 
     def baselines(self, data: Data[Audio]) -> Mapping[str, Any]:

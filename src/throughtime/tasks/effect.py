@@ -16,7 +16,16 @@ from throughtime.codecs import Codecs
 from throughtime.data.knobs import DeviceInput, settings_by_pair
 from throughtime.data.pairs import Pair, Pairs, find_pairs, read_pairs
 from throughtime.data.segments import Segments, WholeSignals, segment_starts
-from throughtime.data.sound import BLOCK, SOUND_FILES, Recording, common, find_recordings, sound_writer
+from throughtime.data.sound import (
+    BLOCK,
+    SOUND_FILES,
+    Recording,
+    common,
+    find_recordings,
+    seconds_in_words,
+    sound_writer,
+    warn_of_resampling,
+)
 from throughtime.data.splits import require_shares
 from throughtime.data.waveform import Samples
 from throughtime.errors import DataError, UserError
@@ -113,11 +122,14 @@ class Effect(Task[Pairs]):
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Pairs:
         """See `Task.read`."""
-        return self._read(find_pairs(paths, self.options.knob), paths, codecs.inputs, progress)
+        pairs = find_pairs(paths, self.options.knob)
+        warn_of_resampling([pair.dry for pair in pairs], codecs.inputs.rate)
+        return self._read(pairs, paths, codecs.inputs, progress)
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Pairs:
         """See `Task.read_inputs`; reads dry sounds only."""
         recordings = find_recordings(paths)
+        warn_of_resampling(recordings, codecs.inputs.rate)
         dry = [recording.samples(codecs.inputs) for recording in recordings]
         signals = [np.concatenate([samples, np.zeros_like(samples)], 1) for samples in dry]
         digest = "".join(recording.digest for recording in recordings)
@@ -212,7 +224,7 @@ class Effect(Task[Pairs]):
         """See `Task.data_in_words`."""
         rate = counts["rate"]
         listed = ", ".join(
-            f"{counts[part] / rate:,.1f} s {words}" for part, words in self.parts.items() if counts.get(part)
+            f"{seconds_in_words(counts[part], rate)} {words}" for part, words in self.parts.items() if counts.get(part)
         )
         return f"{listed}; {rate:,} samples per second"
 

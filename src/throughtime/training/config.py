@@ -92,7 +92,7 @@ class NetworkOptions(Options):
         cell: the name of the recurrent cell.
         cell_options: the cell's hyper-parameters as NAME=VALUE; `throughtime cells NAME` lists them.
         hidden_size: the number of hidden units per layer; with `minutes`, the default is a size that suits the time,
-            the data and the machine (see docs/training.md), with less dropout for smaller sizes.
+            the data and the machine, with less dropout for smaller sizes.
         num_layers: the number of recurrent layers.
         bidirectional: whether each layer reads the sequence in both directions.
         embed: the width of the embedding. Tokens have one by default, as wide as the recurrent output, but at most 128
@@ -282,11 +282,12 @@ class TrainConfig(BaseModel):
         return {name: value for of in groups for name, value in of.model_dump(mode=info.mode).items()}
 
     @classmethod
-    def of(cls, task: str | type[Task[Any]] = "text", **fields: Any) -> Self:
+    def of(cls, task: str | type[Task[Any]] = "text", *, why: Any = "", **fields: Any) -> Self:
         """Create a configuration from options, with the task's or the general defaults for the rest.
 
         Args:
             task: the task's name or class.
+            why: the reason why the task was inferred, for messages; "" if the user named it.
             **fields: options by name, of any group; None means the default.
 
         Raises:
@@ -311,7 +312,8 @@ class TrainConfig(BaseModel):
             except ValidationError as error:
                 wrong += map(dict, error.errors())
         if wrong:
-            raise TrainingError("\n".join(_explained(error, name, groups.values()) for error in wrong))
+            chosen = f"{name} ({why}); {option('task')} chooses another" if why else name
+            raise TrainingError("\n".join(_explained(error, chosen, groups.values()) for error in wrong))
         cls._require_decaying(made["training"])
         return cls(**made)
 
@@ -339,10 +341,6 @@ class TrainConfig(BaseModel):
 def _explained(error: Mapping[str, Any], task: str, groups: Iterable[type[Options]]) -> str:
     """Describe an invalid option, or name the task it belongs to."""
     name = str(error["loc"][-1]) if error["loc"] else ""
-    if error["type"] == "extra_forbidden":
-        owners = [other for other in tasks.names() if name in tasks.options_of(other).model_fields]
-        if owners:
-            from throughtime.spelling import option
-
-            return f"{option(name)} is an option of {' and '.join(owners)}; this task is {task}"
+    if error["type"] == "extra_forbidden" and (owners := tasks.owners(name)):
+        return f"{option(name)} is an option of {' and '.join(owners)}; this task is {task}"
     return explained(error, [field for group in groups for field in group.model_fields])

@@ -35,7 +35,7 @@ class Display:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[percent]:>4}"),
             TimeElapsedColumn(),
             TextColumn("elapsed,"),
             TimeRemainingColumn(compact=True),
@@ -68,9 +68,11 @@ class Display:
         if not self.console.is_terminal:
             self._say(doing, done, size, figures)
             return
+        percent = _percent(done, size)
         if doing not in self._tasks:
-            self._tasks[doing] = self._bars.add_task(doing, total=size, completed=done, figures=figures)
-        self._bars.update(self._tasks[doing], completed=done, total=size, figures=figures)
+            new = self._bars.add_task(doing, total=size, completed=done, percent=percent, figures=figures)
+            self._tasks[doing] = new
+        self._bars.update(self._tasks[doing], completed=done, total=size, percent=percent, figures=figures)
         if done >= size:
             self._bars.remove_task(self._tasks.pop(doing))
 
@@ -90,7 +92,12 @@ class Display:
         if now - max(self._said, began) >= max(_PIPED, _PIPED_SHARE * per_unit * (size - first)):
             left = f", {duration(per_unit * (size - done))} left" if per_unit else ""
             more = f", {figures}" if figures else ""
-            self.line(f"{doing}: {done / size:.0%}, {duration(spent)} elapsed{left}{more}")
+            self.line(f"{doing}: {_percent(done, size)}, {duration(spent)} elapsed{left}{more}")
+
+
+def _percent(done: int, size: int) -> str:
+    """Return the progress, rounded down: 100% is complete, with no time left."""
+    return f"{100 * done // size if size else 100}%"
 
 
 class _ToConsole(logging.Handler):

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from throughtime import tasks
 from throughtime.errors import DataError, UserError
 from throughtime.runs import Run
 from throughtime.spelling import option
@@ -91,7 +92,7 @@ class Inference:
 
         Raises:
             RunError: if the run can't be read.
-            DataError: if the data are an empty list.
+            DataError: if the data are an empty list, or not paths.
         """
         return cls(_opened(run), None if data is None else _paths(data), **options)
 
@@ -294,7 +295,7 @@ def _opened(run: Run | str | Path) -> Run:
 
 
 def _paths(data: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    paths = [data] if isinstance(data, str | Path) else list(data)
+    paths = tasks.paths_of(data)
     if not paths:
         raise DataError("data is an empty list; expected one or more files or directories")
     return paths

@@ -64,7 +64,7 @@ class Start:
         definition = None if cell is None else cells.get(cell)
         named = {} if definition is None else {"cell": definition.name}
         kind, why = tasks.chosen(task, options)
-        config = TrainConfig.of(kind, **named, **options)
+        config = TrainConfig.of(kind, why=why, **named, **options)
         of_task = config.task
         require_data([*(of_task.data or ()), *filter(None, (of_task.valid, of_task.test))])
         kind.require_readable(of_task.data or ())
