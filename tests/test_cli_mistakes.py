@@ -59,7 +59,7 @@ MISTAKES = {
     "train text.txt --steps 2 --out file/run": "choose another --out",
     "train missing.txt": "no such file",
     "train https://example.com/text.txt": "https://example.com/text.txt is a URL; download the file",
-    "sample lastest": "did you mean latest?",
+    "sample latst": "did you mean latest?",
     "sample run to be": "the text to continue is an option: use --prompt 'to be'",
     "sample run --temp 1": "did you mean --temperature?",
     "evaluate text.txt": "expected the directory of a run, or latest",
