@@ -99,9 +99,9 @@ def compare(
             raise UserError(f"{option(name)} must be at least 1, got {value}")
     if options.get("cell") is not None:
         raise UserError(f"{option('cell')} is not an option of a comparison; use {option('cells')}")
-    given = {"data": data, **{name: value for name, value in options.items() if name != "out"}}
-    kind, _ = tasks.chosen(task, given)
-    config = TrainConfig.of(kind, **given).anywhere()
+    given: dict[str, Any] = {"data": data, **{name: value for name, value in options.items() if name != "out"}}
+    kind, why = tasks.chosen(task, given)
+    config = TrainConfig.of(kind, why=why, **given).anywhere()
     _require_possible(config, jobs)
     folder = folder_of(options.get("out"), config, ("compare", "comparison"), ("runs",))
     instance = kind(config.task)

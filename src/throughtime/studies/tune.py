@@ -84,10 +84,12 @@ def tune(
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"{option('minutes')} must be a positive number, got {minutes:g}")
     require_url(storage)
-    given = {name: value for name, value in options.items() if name not in ("out", "minutes") and value is not None}
+    given: dict[str, Any] = {
+        name: value for name, value in options.items() if name not in ("out", "minutes") and value is not None
+    }
     if data is not None:
         given["data"] = data
-    kind, _ = tasks.chosen(task, given)
+    kind, why = tasks.chosen(task, given)
     if "init_from" in given:
         raise UserError(f"{option('init_from')} fixes the network's size and cell; it can't be used with tune")
     found = resolved([str(given["cell"])] if given.get("cell") else cells)
@@ -95,7 +97,7 @@ def tune(
         given["test_share"] = _TEST_SHARE
     if len(found) == 1:
         given["cell"] = next(iter(found))
-    defaults = TrainConfig.of(kind, **given).anywhere()
+    defaults = TrainConfig.of(kind, why=why, **given).anywhere()
     if defaults.training.processes > 1:
         raise UserError(f"{option('devices')} can't be used with tune; each trial is trained in one process")
     space = space_for(defaults, given, tuple(found))

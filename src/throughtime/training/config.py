@@ -282,7 +282,7 @@ class TrainConfig(BaseModel):
         return {name: value for of in groups for name, value in of.model_dump(mode=info.mode).items()}
 
     @classmethod
-    def of(cls, task: str | type[Task[Any]] = "text", *, why: Any = "", **fields: Any) -> Self:
+    def of(cls, task: str | type[Task[Any]] = "text", *, why: str = "", **fields: Any) -> Self:
         """Create a configuration from options, with the task's or the general defaults for the rest.
 
         Args:
