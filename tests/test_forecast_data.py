@@ -126,10 +126,18 @@ def test_scales_match_scikit_learn():
 
 def test_the_season_is_detected():
     wave = np.sin(np.arange(500) * 2 * np.pi / 12) + 0.1 * np.random.default_rng(0).normal(size=500)
-    assert found_season([wave], ()) % 12 == 0
+    assert found_season([wave], ()) == 12
     assert found_season([wave], (24, 7)) == 24
     assert found_season([np.cumsum(np.random.default_rng(0).normal(size=500))], ()) == 1
     assert found_season([wave[:10]], (24,)) == 1
+
+
+@pytest.mark.parametrize("period", [4, 7, 24, 60])
+def test_the_season_is_the_shortest_period(period):
+    """Values repeat after any number of seasons, and noise decides after how many they repeat best."""
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(size=900)
+        assert found_season([np.sin(np.arange(900) * 2 * np.pi / period) + 0.1 * noise], ()) == period
 
 
 def test_windows_contain_the_rows_around_an_origin(tmp_path):
