@@ -68,6 +68,24 @@ def test_another_separator_is_reported(separator, shown, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("separator", "text"), [("semicolons", "ds;y\n2024-01-01;1,5\n"), ("tabs", "ds\ty\n2024-01-01\t1,5\n")]
+)
+def test_another_separator_is_reported_despite_decimal_commas(tmp_path, separator, text):
+    message = f"the cells seem to be separated by {separator}; expected commas, and decimal points in numbers"
+    with pytest.raises(DataError, match=message):
+        read_time_series(written(tmp_path, text), target="y")
+    with pytest.raises(DataError, match="quote cells that contain the separator"):
+        read_time_series(written(tmp_path, "ds,y\n2024-01-01,1,5\n"), target="y")
+
+
+@pytest.mark.parametrize(("header", "reported"), [("2021-01-01,50", True), ("day,50.25", True), ("day,50", False)])
+def test_a_missing_header_is_reported(tmp_path, header, reported):
+    with pytest.raises(DataError, match="has no column 'y' for target. Its columns are ") as error:
+        read_time_series(written(tmp_path, f"{header}\n2021-01-02,3\n"), target="y")
+    assert str(error.value).endswith("; the file seems to have no header: add one as its first line") == reported
+
+
+@pytest.mark.parametrize(
     ("times", "step", "after"),
     [
         (("2024-01-31", "2024-02-29", "2024-03-31"), "1mo", "2024-04-30"),
@@ -102,9 +120,23 @@ def test_the_interval_is_detected_and_continued(tmp_path, times, step, after):
         ("ds,y\n2024-01-01,\n2024-01-02,\n", {}, "target 'y' has no values"),
         ("ds,y\nlater,1\nnow,2\n", {}, "must contain numbers or ISO 8601"),
         ("ds,x\n2024-01-01,1\n", {}, "has no column 'y'"),
-        ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"static": "c"}, "static column 'c' changes"),
+        (
+            "ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n",
+            {"static": "c"},
+            "static column 'c' changes over time; encode the text as columns of 0 and 1, .* name them with past or fut",
+        ),
+        (
+            "unique_id,ds,y,c\nA,2024-01-01,1,3\nA,2024-01-02,2,4\n",
+            {"static": "c"},
+            "static column 'c' changes within series 'A'; use past or future instead",
+        ),
+        (
+            "ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n",
+            {"future": "c"},
+            "must contain numbers, got 'a' in row 1; only static columns can contain text: encode the text as columns",
+        ),
         ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"past": "c", "future": "c"}, "used by both past and future"),
-        ("ds,y\n2024-01-01,1\n2024-01-02,2\n2030-01-01,2\n", {}, "rows of series would be missing"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,2\n2030-01-01,2\n", {}, "rows would be missing"),
     ],
 )
 def test_invalid_tables_are_rejected(tmp_path, text, options, message):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.data.table import Table, read_table
+from throughtime.data.table import ENCODE_TEXT, Table, read_table
 from throughtime.data.timeline import Timeline
 from throughtime.errors import DataError
 from throughtime.paths import display_path
@@ -228,8 +228,8 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         grid = count if at is None else int(at[-1]) + 1
         if grid > _MAX_FILLED * count + 100:
             raise DataError(
-                f"{table.name}: with an interval of {timeline.text}, {grid - count:,} of {grid:,} rows of {name} would "
-                f"be missing; set the table's interval with {option('freq')}"
+                f"{table.name}: with an interval of {timeline.text}, {grid - count:,} of {grid:,} rows"
+                f"{f' of {name}' if ids else ''} would be missing; set the table's interval with {option('freq')}"
             )
         filled += grid - count
         last = max(_last(values[rows]) for values in read.values())
@@ -242,7 +242,7 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         )
         for target, values in read.items():
             full = target if ids is None else name if len(read) == 1 else f"{name}/{target}"
-            static = tuple(_constant(table, column, text[rows], name) for column, text in texts.items())
+            static = tuple(_constant(table, column, text[rows], name if ids else "") for column, text in texts.items())
             found.append(Series(full, start, _on_grid(values[rows], at, grid)[:end], past[:end], future, static))
     if filled:
         notes.append(f"{filled:,} missing timestamps (interval {timeline.text}) are treated as missing values")
@@ -334,10 +334,11 @@ def _numbered(ids: list[str]) -> tuple[list[str], Array]:
 
 def _constant(table: Table, column: str, texts: Array, name: str) -> str:
     if (texts != texts[0]).any():
-        raise DataError(
-            f"{table.name}: the static column {column!r} changes within series {name!r}; use {option('past')} or "
-            f"{option('future')} instead"
-        )
+        where = f"within series {name!r}" if name else "over time"
+        advice = f"use {option('past')} or {option('future')} instead"
+        if not table.is_numeric(column):
+            advice = f"{ENCODE_TEXT}, and name them with {option('past')} or {option('future')}"
+        raise DataError(f"{table.name}: the static column {column!r} changes {where}; {advice}")
     return str(texts[0])
 
 
