@@ -50,7 +50,7 @@ def test_wide_and_long_tables_contain_the_same_series(tmp_path):
         np.testing.assert_array_equal(each.series[1].values, [10, 20, np.nan, 40])
         assert each.timeline.text == "1d"
         assert each.timeline.label(each.series[0].start + 3) == "2024-01-04"
-        assert any("1 missing timestamps" in note or "2 missing timestamps" in note for note in each.notes)
+        assert any("1 missing timestamp " in note or "2 missing timestamps " in note for note in each.notes)
 
 
 def test_unused_columns_are_named_with_the_option_that_uses_them(tmp_path):
@@ -58,6 +58,76 @@ def test_unused_columns_are_named_with_the_option_that_uses_them(tmp_path):
     note = "unused columns: load, wind; to let the network read columns, name them with past"
     assert note in read_time_series(written(tmp_path, text), target="y").notes
     assert not read_time_series(written(tmp_path, text), target="y", past="load,wind").notes
+
+
+def daily(tmp_path, rows):
+    """A table with a row `(y, x, f)` for each day from Monday, 2024-01-01, on; None leaves a day out."""
+    lines = [f"2024-01-{1 + k:02},{','.join(row)}\n" for k, row in enumerate(rows) if row]
+    return written(tmp_path, "ds,y,x,f\n" + "".join(lines))
+
+
+def test_missing_values_are_counted_in_one_note(tmp_path):
+    rows = [["1", "2", "3"] for _ in range(20)]
+    rows[2][0] = rows[3][0] = ""
+    rows[4][1] = "NA"
+    found = read_time_series(daily(tmp_path, rows), target="y", past="x", future="f")
+    both = "the network reads a mask that marks those of the target, and missing covariates are replaced by their mean"
+    assert found.notes == [f"the target has 2 missing values and x has 1 missing value; {both}"]
+    rows[7] = None
+    found = read_time_series(daily(tmp_path, rows), target="y", past="f")
+    assert found.notes[0] == (
+        "the target has 2 missing values, besides 1 missing timestamp (interval 1d); the network reads a mask that "
+        "marks them"
+    )
+    found = read_time_series(daily(tmp_path, rows), target="f", past="x,y")
+    assert found.notes[0] == (
+        "x has 1 missing value and y has 2 missing values, besides 1 missing timestamp (interval 1d); missing "
+        "covariates are replaced by their mean"
+    )
+
+
+def test_rows_after_the_last_target_are_not_missing_values(tmp_path):
+    rows = [["1", "2", "3"] for _ in range(9)] + [["", "", "3"], None, ["", "", "3"]]
+    found = read_time_series(daily(tmp_path, rows), target="y", past="x", future="f")
+    assert found.notes == ["1 missing timestamp (interval 1d), treated as missing values"]
+
+
+def test_a_table_of_business_days_says_how_to_forecast_them(tmp_path):
+    days = [k for k in range(200) if k % 7 < 5]  # from a Monday on
+    y = np.array([10.0, 12, 15, 13, 30])[np.array(days) % 7] + np.random.default_rng(0).normal(size=len(days))
+    frame = polars.DataFrame({"date": (HOURS[::24][days]).dt.date(), "y": y})
+    frame.write_csv(tmp_path / "dated.csv")
+    frame.drop("date").write_csv(tmp_path / "numbered.csv")
+    advice = "no row is on a Saturday or Sunday; to forecast only the other days, remove column 'date', so that rows "
+    assert any(note.startswith(advice) for note in read_time_series(tmp_path / "dated.csv", target="y").notes)
+    numbered = task(tmp_path / "numbered.csv").prepare()
+    assert not numbered.codecs.inputs.masked
+    assert numbered.codecs.inputs.season == 5
+
+
+@pytest.mark.parametrize(("horizon", "context", "noted"), [(90, None, True), (90, 100, False), (20, None, False)])
+def test_a_context_shortened_for_lack_of_rows_is_noted(tmp_path, horizon, context, noted):
+    table(tmp_path / "t.parquet")
+    data = task(tmp_path / "t.parquet", horizon=horizon, context=context, split="200,100,0").prepare()
+    note = "context shortened from 360 to 110 rows because there are only 200 rows for training; "
+    assert any(each.startswith(note) for each in data.notes) == noted
+    assert data.counts["context"] == (context or min(4 * horizon, 110))
+
+
+def test_a_forecast_from_fewer_rows_than_its_context_warns(tmp_path, caplog):
+    frame = table(tmp_path / "t.parquet")
+    trained = task(tmp_path / "t.parquet")
+    codecs = trained.prepare().codecs
+    frame[:12].write_parquet(tmp_path / "enough.parquet")
+    frame[:9].write_parquet(tmp_path / "few.parquet")
+    trained.read_inputs([tmp_path / "enough.parquet"], codecs)
+    assert not caplog.records
+    trained.read_inputs([tmp_path / "few.parquet"], codecs)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path / 'few.parquet'} has 9 rows, fewer than the context of 12 rows that a forecast reads; the rows "
+        "before the first are treated as missing"
+    )
 
 
 @pytest.mark.parametrize(("separator", "shown"), [(";", "semicolons"), ("\t", "tabs")])
@@ -80,7 +150,7 @@ def test_another_separator_is_reported_despite_decimal_commas(tmp_path, separato
 
 @pytest.mark.parametrize(("header", "reported"), [("2021-01-01,50", True), ("day,50.25", True), ("day,50", False)])
 def test_a_missing_header_is_reported(tmp_path, header, reported):
-    with pytest.raises(DataError, match="has no column 'y' for target. Its columns are ") as error:
+    with pytest.raises(DataError, match=r"has no column 'y' for target\. Its columns are ") as error:
         read_time_series(written(tmp_path, f"{header}\n2021-01-02,3\n"), target="y")
     assert str(error.value).endswith("; the file seems to have no header: add one as its first line") == reported
 

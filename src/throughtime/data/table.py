@@ -49,7 +49,7 @@ class Table:
 
     @property
     def columns_in_words(self) -> str:
-        """A sentence about the columns, for messages; it says if the cells seem to have another separator or no header."""
+        """A sentence about the columns, for messages; it says if the separator seems wrong or the header missing."""
         expected = SEPARATORS.get(Path(self.name).suffix.lower())
         if expected and len(self.columns) == 1 and (other := _other_separator(self.columns[0], expected)):
             return f"Its only column is {self.columns[0]!r:.100}: {other}"

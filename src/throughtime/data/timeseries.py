@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from throughtime.spelling import counted, option
 Array = NDArray[Any]
 
 TIME_NAMES = ("ds", "date", "time", "timestamp", "datetime")
+_TARGET = "the target"
 _MAX_FILLED = 20  # the maximum ratio of missing to present rows; above it, the interval must be wrong
 
 
@@ -218,6 +220,13 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
                 raise DataError(f"{table.name}: column {name!r} ({option(kind)}) has no values; remove it")
     texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
     found: list[Series] = []
+    all_read = [(_TARGET, values) for values in read.values()] + [
+        (name, values[:, k])
+        for kind, values in covariates.items()
+        if values is not None
+        for k, name in enumerate(getattr(columns, kind))
+    ]
+    missing: Counter[str] = Counter()
     filled = 0
     bounds = [0, *np.cumsum(np.bincount(group, minlength=len(names))).tolist()] if ids else [0, len(table)]
     for k, name in enumerate(names):
@@ -235,6 +244,9 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         last = max(_last(values[rows]) for values in read.values())
         if last < 0:
             raise DataError(f"{table.name}: series {name!r} has no values of its target")
+        until = slice(rows.start, rows.start + last + 1)
+        for column, values in all_read:
+            missing[column] += int(np.isnan(values[until]).sum())
         end = (last if at is None else int(at[last])) + 1
         past, future = (
             np.zeros((grid, 0), np.float32) if values is None else _on_grid(values[rows], at, grid)
@@ -244,11 +256,13 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
             full = target if ids is None else name if len(read) == 1 else f"{name}/{target}"
             static = tuple(_constant(table, column, text[rows], name if ids else "") for column, text in texts.items())
             found.append(Series(full, start, _on_grid(values[rows], at, grid)[:end], past[:end], future, static))
-    if filled:
-        notes.append(f"{filled:,} missing timestamps (interval {timeline.text}) are treated as missing values")
-    missing = sum(int(np.isnan(series.values).sum()) for series in found) - filled * len(read)
-    if missing > 0:
-        notes.append(f"the target has {counted(missing, 'missing value')}; the network reads a mask that marks them")
+    notes += _gaps(missing, f"{counted(filled, 'missing timestamp')} (interval {timeline.text})" if filled else "")
+    days_off = timeline.days_off(positions) if filled and positions is not None else []
+    if days_off:
+        notes.append(
+            f"no row is on a {' or '.join(days_off)}; to forecast only the other days, remove column {columns.time!r}, "
+            "so that rows are assumed to be equally spaced"
+        )
     unused = [name for name in table.columns if name not in columns.all]
     if unused:
         shown = f"{', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}"
@@ -310,6 +324,24 @@ def one_path(paths: Sequence[str | Path] | None) -> str | Path:
         listed = ", ".join(display_path(path) for path in paths or ())
         raise DataError(f"forecast reads one table (.csv, .tsv or .parquet), got {listed or 'none'}")
     return paths[0]
+
+
+def _gaps(missing: Mapping[str, int], absent: str) -> list[str]:
+    """Return a note on missing values, if there are any.
+
+    Args:
+        missing: the number of missing values in the rows of the target and of each covariate.
+        absent: the number of missing timestamps, in words.
+    """
+    listed = [f"{name} has {counted(count, 'missing value')}" for name, count in missing.items() if count]
+    if not listed:
+        return [f"{absent}, treated as missing values"] if absent else []
+    how = []
+    if missing[_TARGET]:
+        how.append("the network reads a mask that marks " + ("those of the target" if listed[1:] else "them"))
+    if sum(missing.values()) > missing[_TARGET]:
+        how.append("missing covariates are replaced by their mean")
+    return [f"{' and '.join(listed)}{f', besides {absent}' if absent else ''}; {', and '.join(how)}"]
 
 
 def _last(values: Array) -> int:
