@@ -19,7 +19,7 @@ from throughtime.data.timeseries import Columns, TimeSeries, joined, one_path, r
 from throughtime.data.windows import WindowBatches, Windows
 from throughtime.errors import DataError, UserError
 from throughtime.outputs import Normal, Output, Point, Quantiles, StudentT
-from throughtime.spelling import counted, option, setting
+from throughtime.spelling import counted, figure, option, setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
 from throughtime.tasks.forecast_figures import Measures, baseline_forecasts, conformal_margins, fit_ridge, measured
 from throughtime.tasks.options.forecast import ForecastOptions
@@ -32,7 +32,7 @@ _log = logging.getLogger("throughtime")
 
 _SEGMENT = 24  # the default maximum number of rows per step
 _CONTEXT = 672  # the default maximum number of context rows, unless the horizon is longer
-_LABELS = {"mse": "scaled MSE", "mae": "scaled MAE", "mase": "MASE", "smape": "sMAPE"}
+_LABELS = {"mse": "scaled MSE", "mae": "scaled MAE", "unscaled_mae": "MAE", "mase": "MASE", "smape": "sMAPE"}
 _MAX_CALIBRATED = 2_000_000  # values to calibrate intervals on
 
 
@@ -48,7 +48,7 @@ class ForecastTask(Task[Windows]):
     Options: ClassVar[type[ForecastOptions]] = ForecastOptions
     options: ForecastOptions
     interfacing = ("horizon", "strategy", "head", "quantiles")
-    baseline_rows: ClassVar[int] = 3
+    baseline_rows: ClassVar[int] = 4
     max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
     parts: ClassVar[Mapping[str, str]] = {**Task.parts, "valid": "for validation and to calibrate intervals"}
     reads_again: ClassVar[bool] = True
@@ -361,6 +361,7 @@ class ForecastTask(Task[Windows]):
         texts = {
             "mse": "{:.4f}",
             "mae": "{:.4f}",
+            "unscaled_mae": figure(figures.get("unscaled_mae", 0.0)),
             "mase": "{:.3f}",
             "smape": "{:.2f}%",
             "weighted_quantile_loss": "{:.4f}",
