@@ -60,7 +60,9 @@ def test_a_comparison_writes_its_runs_table_and_page(tmp_path, text):
     assert json.loads((tmp_path / "c" / "comparison.json").read_text())["cells"] == found["cells"]
     page = (tmp_path / "c" / "comparison.html").read_text()
     assert "Learning curves" in page
-    assert repr(found).splitlines()[0].split()[:2] == ["cell", "loss"]
+    header = repr(found).splitlines()[0]
+    assert header.split()[:3] == ["cell", "validation", "loss"]
+    assert header.split("  ")[-1].strip() == "gradient horizon after"  # a forecast has another horizon
     assert found._repr_html_().count("<tr>") == 4  # the header, two cells and the baseline
     assert "<script src" not in page
 

@@ -50,7 +50,7 @@ def test_wide_and_long_tables_contain_the_same_series(tmp_path):
         np.testing.assert_array_equal(each.series[1].values, [10, 20, np.nan, 40])
         assert each.timeline.text == "1d"
         assert each.timeline.label(each.series[0].start + 3) == "2024-01-04"
-        assert any("1 missing timestamps" in note or "2 missing timestamps" in note for note in each.notes)
+        assert any("1 missing timestamp " in note or "2 missing timestamps " in note for note in each.notes)
 
 
 def test_unused_columns_are_named_with_the_option_that_uses_them(tmp_path):
@@ -60,11 +60,99 @@ def test_unused_columns_are_named_with_the_option_that_uses_them(tmp_path):
     assert not read_time_series(written(tmp_path, text), target="y", past="load,wind").notes
 
 
+def daily(tmp_path, rows):
+    """A table with a row `(y, x, f)` for each day from Monday, 2024-01-01, on; None leaves a day out."""
+    lines = [f"2024-01-{1 + k:02},{','.join(row)}\n" for k, row in enumerate(rows) if row]
+    return written(tmp_path, "ds,y,x,f\n" + "".join(lines))
+
+
+def test_missing_values_are_counted_in_one_note(tmp_path):
+    rows = [["1", "2", "3"] for _ in range(20)]
+    rows[2][0] = rows[3][0] = ""
+    rows[4][1] = "NA"
+    found = read_time_series(daily(tmp_path, rows), target="y", past="x", future="f")
+    both = "the network reads a mask that marks those of the target, and missing covariates are replaced by their mean"
+    assert found.notes == [f"the target has 2 missing values and x has 1 missing value; {both}"]
+    rows[7] = None
+    found = read_time_series(daily(tmp_path, rows), target="y", past="f")
+    assert found.notes[0] == (
+        "the target has 2 missing values, besides 1 missing timestamp (interval 1d); the network reads a mask that "
+        "marks them"
+    )
+    found = read_time_series(daily(tmp_path, rows), target="f", past="x,y")
+    assert found.notes[0] == (
+        "x has 1 missing value and y has 2 missing values, besides 1 missing timestamp (interval 1d); missing "
+        "covariates are replaced by their mean"
+    )
+
+
+def test_rows_after_the_last_target_are_not_missing_values(tmp_path):
+    rows = [["1", "2", "3"] for _ in range(9)] + [["", "", "3"], None, ["", "", "3"]]
+    found = read_time_series(daily(tmp_path, rows), target="y", past="x", future="f")
+    assert found.notes == ["1 missing timestamp (interval 1d), treated as missing values"]
+
+
+def test_a_table_of_business_days_says_how_to_forecast_them(tmp_path):
+    days = [k for k in range(200) if k % 7 < 5]  # from a Monday on
+    y = np.array([10.0, 12, 15, 13, 30])[np.array(days) % 7] + np.random.default_rng(0).normal(size=len(days))
+    frame = polars.DataFrame({"date": (HOURS[::24][days]).dt.date(), "y": y})
+    frame.write_csv(tmp_path / "dated.csv")
+    frame.drop("date").write_csv(tmp_path / "numbered.csv")
+    advice = "no row is on a Saturday or Sunday; to forecast only the other days, remove column 'date', so that rows "
+    assert any(note.startswith(advice) for note in read_time_series(tmp_path / "dated.csv", target="y").notes)
+    numbered = task(tmp_path / "numbered.csv").prepare()
+    assert not numbered.codecs.inputs.masked
+    assert numbered.codecs.inputs.season == 5
+
+
+@pytest.mark.parametrize(("horizon", "context", "noted"), [(90, None, True), (90, 100, False), (20, None, False)])
+def test_a_context_shortened_for_lack_of_rows_is_noted(tmp_path, horizon, context, noted):
+    table(tmp_path / "t.parquet")
+    data = task(tmp_path / "t.parquet", horizon=horizon, context=context, split="200,100,0").prepare()
+    note = "context shortened from 360 to 110 rows because there are only 200 rows for training; "
+    assert any(each.startswith(note) for each in data.notes) == noted
+    assert data.counts["context"] == (context or min(4 * horizon, 110))
+
+
+def test_a_forecast_from_fewer_rows_than_its_context_warns(tmp_path, caplog):
+    frame = table(tmp_path / "t.parquet")
+    trained = task(tmp_path / "t.parquet")
+    codecs = trained.prepare().codecs
+    frame[:12].write_parquet(tmp_path / "enough.parquet")
+    frame[:9].write_parquet(tmp_path / "few.parquet")
+    trained.read_inputs([tmp_path / "enough.parquet"], codecs)
+    assert not caplog.records
+    trained.read_inputs([tmp_path / "few.parquet"], codecs)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path / 'few.parquet'} has 9 rows, fewer than the context of 12 rows that a forecast reads; the rows "
+        "before the first are treated as missing"
+    )
+
+
 @pytest.mark.parametrize(("separator", "shown"), [(";", "semicolons"), ("\t", "tabs")])
 def test_another_separator_is_reported(separator, shown, tmp_path):
     path = written(tmp_path, f"ds{separator}y\n2024-01-01{separator}1\n")
     with pytest.raises(DataError, match=f"Its only column is .*separated by {shown}; expected commas"):
         read_time_series(path, target="y")
+
+
+@pytest.mark.parametrize(
+    ("separator", "text"), [("semicolons", "ds;y\n2024-01-01;1,5\n"), ("tabs", "ds\ty\n2024-01-01\t1,5\n")]
+)
+def test_another_separator_is_reported_despite_decimal_commas(tmp_path, separator, text):
+    message = f"the cells seem to be separated by {separator}; expected commas, and decimal points in numbers"
+    with pytest.raises(DataError, match=message):
+        read_time_series(written(tmp_path, text), target="y")
+    with pytest.raises(DataError, match="quote cells that contain the separator"):
+        read_time_series(written(tmp_path, "ds,y\n2024-01-01,1,5\n"), target="y")
+
+
+@pytest.mark.parametrize(("header", "reported"), [("2021-01-01,50", True), ("day,50.25", True), ("day,50", False)])
+def test_a_missing_header_is_reported(tmp_path, header, reported):
+    with pytest.raises(DataError, match=r"has no column 'y' for target\. Its columns are ") as error:
+        read_time_series(written(tmp_path, f"{header}\n2021-01-02,3\n"), target="y")
+    assert str(error.value).endswith("; the file seems to have no header: add one as its first line") == reported
 
 
 @pytest.mark.parametrize(
@@ -102,9 +190,23 @@ def test_the_interval_is_detected_and_continued(tmp_path, times, step, after):
         ("ds,y\n2024-01-01,\n2024-01-02,\n", {}, "target 'y' has no values"),
         ("ds,y\nlater,1\nnow,2\n", {}, "must contain numbers or ISO 8601"),
         ("ds,x\n2024-01-01,1\n", {}, "has no column 'y'"),
-        ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"static": "c"}, "static column 'c' changes"),
+        (
+            "ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n",
+            {"static": "c"},
+            "static column 'c' changes over time; encode the text as columns of 0 and 1, .* name them with past or fut",
+        ),
+        (
+            "unique_id,ds,y,c\nA,2024-01-01,1,3\nA,2024-01-02,2,4\n",
+            {"static": "c"},
+            "static column 'c' changes within series 'A'; use past or future instead",
+        ),
+        (
+            "ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n",
+            {"future": "c"},
+            "must contain numbers, got 'a' in row 1; only static columns can contain text: encode the text as columns",
+        ),
         ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"past": "c", "future": "c"}, "used by both past and future"),
-        ("ds,y\n2024-01-01,1\n2024-01-02,2\n2030-01-01,2\n", {}, "rows of series would be missing"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,2\n2030-01-01,2\n", {}, "rows would be missing"),
     ],
 )
 def test_invalid_tables_are_rejected(tmp_path, text, options, message):
@@ -126,10 +228,18 @@ def test_scales_match_scikit_learn():
 
 def test_the_season_is_detected():
     wave = np.sin(np.arange(500) * 2 * np.pi / 12) + 0.1 * np.random.default_rng(0).normal(size=500)
-    assert found_season([wave], ()) % 12 == 0
+    assert found_season([wave], ()) == 12
     assert found_season([wave], (24, 7)) == 24
     assert found_season([np.cumsum(np.random.default_rng(0).normal(size=500))], ()) == 1
     assert found_season([wave[:10]], (24,)) == 1
+
+
+@pytest.mark.parametrize("period", [4, 7, 24, 60])
+def test_the_season_is_the_shortest_period(period):
+    """Values repeat after any number of seasons, and noise decides after how many they repeat best."""
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(size=900)
+        assert found_season([np.sin(np.arange(900) * 2 * np.pi / period) + 0.1 * noise], ()) == period
 
 
 def test_windows_contain_the_rows_around_an_origin(tmp_path):

@@ -1,5 +1,7 @@
 """The forecast report: windows, errors by step and by series, and how far back a forecast looks."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars
 import pytest
@@ -71,6 +73,19 @@ def test_lookback_is_the_gradient_of_the_forecast(run):
         sizes += gradient[:7, 0].norm(dim=-1).numpy()[::-1]
     # Float32, and the tape's gradient is summed in a different order.
     np.testing.assert_allclose(found.values, sizes / sizes.max(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("segment", "season", "each", "peaks"),
+    [(1, 7, "row", True), (1, 1, "row", False), (2, 7, "segment of 2 rows", True), (7, 7, "segment of 7 rows", False)],
+)
+def test_the_page_explains_the_points_of_the_lookback(run, segment, season, each, peaks):
+    page = short_report(run, data_of(run))
+    shown = replace(page, forecasts=replace(page.forecasts, segment=segment, season=season))
+    assert (page.forecasts.segment, page.forecasts.season) == (2, 7)
+    text = render(shown)
+    assert f"gradient of the forecast with respect to each {each} before the forecast's origin" in text
+    assert ("peaks one season apart" in text) == peaks
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_a_network_with_covariates_beats_the_baselines(run):
     assert found["loss"] == pytest.approx(found["mae"], rel=1e-5)  # the head's loss; float32
     assert 0.65 < found["coverage"] < 0.95
     labels = [label for label, _ in evaluation_rows(run.task, found)]
-    assert labels[:2] == ["scaled MSE", "scaled MAE"]
+    assert labels[:3] == ["scaled MSE", "scaled MAE", "MASE"]  # the series have different units
 
 
 def test_evaluation_uses_rows_not_seen_in_training(run, file):
@@ -192,6 +192,7 @@ def test_metrics_are_computed_at_the_original_scale(plain):
     encoded = [(each - scale.shift) / scale.factor for each in (forecast, low, high, quantiles)]
     measures.add(chosen, Forecast(*encoded))
     found = measures.figures
+    assert found["unscaled_mae"] == pytest.approx(np.abs(forecast - true).mean(), rel=1e-5)
     assert found["smape"] == pytest.approx(
         (200 * np.abs(forecast - true) / (np.abs(forecast) + np.abs(true))).mean(), rel=1e-5
     )
@@ -234,6 +235,15 @@ def test_forecasts_match_the_output_distribution(output):
     # Five standard errors of a frequency.
     for bound, share in ((found.low, 0.1), (found.high, 0.9), (found.quantiles[..., 1], 0.5)):
         assert np.abs((draws <= bound).mean(0) - share).max() < 5 * 0.5 / 20_000**0.5
+
+
+def test_a_single_series_also_has_an_error_in_its_own_units(plain):
+    task, data = prepared(plain)
+    found = task.baseline_figures({}, data.test, data.codecs)["last value"]
+    errors = [np.abs(series()[k : k + 5] - series()[k - 1]).mean() for k in range(320, 396)]
+    assert len(errors) == len(data.test)
+    assert found["unscaled_mae"] == pytest.approx(np.mean(errors), rel=1e-5)  # float32
+    assert ("MAE", f"{np.mean(errors):.4f}") in task.figure_rows(found)
 
 
 @pytest.mark.parametrize("head", ["mse", "quantiles", "normal", "student_t"])

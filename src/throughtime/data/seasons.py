@@ -16,6 +16,9 @@ BLOCK = 1_000_000
 SEASONED = 20_000
 """The maximum number of rows, at the end of a series, to search for a season."""
 
+_REPEATS = 0.7  # the maximum ratio of the difference at a season to the difference at half of it
+_ABOUT_AS_GOOD = 0.1  # the difference of two such ratios that may be due to noise
+
 
 def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
     """Return the lag at which values repeat best, among candidates or, if there are none, among lags from 2 to 400.
@@ -25,8 +28,9 @@ def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
         candidates: likely lags.
 
     Returns:
-        The lag. It is 1 if no candidate fits into the series or, without candidates, if the difference at the best lag
-        is not at least 30% smaller than the difference at half that lag.
+        The lag; without candidates, the shortest of those at which values repeat about equally well. It is 1 if no
+        candidate fits into the series or, without candidates, if the difference at the best lag is not at least 30%
+        smaller than the difference at half that lag.
     """
     lags = list(candidates) or list(range(2, 401))
     errors, sizes = np.zeros(len(lags)), np.zeros(len(lags))
@@ -41,7 +45,13 @@ def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
                 sizes[k] += 1.0 if candidates else half
     ratios = np.divide(errors, sizes, out=np.full(len(lags), np.inf), where=sizes > 0)
     best = int(ratios.argmin())
-    return lags[best] if ratios[best] < (np.inf if candidates else 0.7) else 1
+    if ratios[best] >= (np.inf if candidates else _REPEATS):
+        return 1
+    if not candidates:
+        # Values also repeat after several seasons: take the first of the lags that are about as good as the best.
+        first = int((ratios <= min(ratios[best] + _ABOUT_AS_GOOD, _REPEATS)).argmax())
+        best = first + int(ratios[first : first + lags[first] // 3 + 1].argmin())
+    return lags[best]
 
 
 def _apart(values: Array, lag: int) -> float:

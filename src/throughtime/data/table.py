@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from throughtime.spelling import option
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
 """The file extensions of tables."""
+
+ENCODE_TEXT = "encode the text as columns of 0 and 1, one for each value"
+"""Advice for covariates that contain text and change over time."""
 
 _PIECE = 1_000_000  # rows of a long column to read at a time
 _MISSING = ["", "na", "n/a", "nan", "null", "none", "?"]  # spellings of a missing number
@@ -45,14 +49,13 @@ class Table:
 
     @property
     def columns_in_words(self) -> str:
-        """A sentence about the columns, for messages; it says if the cells seem to have another separator."""
+        """A sentence about the columns, for messages; it says if the separator seems wrong or the header missing."""
         expected = SEPARATORS.get(Path(self.name).suffix.lower())
-        only = self.columns[0] if len(self.columns) == 1 else ""
-        for separator, shown in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
-            if expected and separator != expected and separator in only:
-                needed = "tabs" if expected == "\t" else "commas"
-                return f"Its only column is {only!r:.100}: the cells seem to be separated by {shown}; expected {needed}"
-        return f"Its columns are {_listed(self.columns)}"
+        if expected and len(self.columns) == 1 and (other := _other_separator(self.columns[0], expected)):
+            return f"Its only column is {self.columns[0]!r:.100}: {other}"
+        without = expected and any(map(_is_value, self.columns))
+        hint = "; the file seems to have no header: add one as its first line" if without else ""
+        return f"Its columns are {_listed(self.columns)}{hint}"
 
     def __len__(self) -> int:
         return int(self.frame.height)
@@ -202,9 +205,11 @@ class Table:
             found, wrong = self._numbers(column)
             if found is None or wrong:
                 at = wrong[0] if wrong else 0
+                is_text = keyword != "target" and found is not None and np.isnan(found).all()
+                advice = f"; only static columns can contain text: {ENCODE_TEXT}" if is_text else ""
                 raise DataError(
                     f"{self.name}: column {column!r} ({option(keyword)}) must contain numbers, got "
-                    f"{self.frame[column][at]!r} in row {at + 1}"
+                    f"{self.frame[column][at]!r} in row {at + 1}{advice}"
                 )
             numbers = found
         infinite = np.flatnonzero(np.isinf(numbers)).tolist()
@@ -264,11 +269,26 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
     except (polars.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         if "more fields" in reason:  # polars suggests an argument that users of this package can't set
+            header, expected = io.BytesIO(content).readline().decode(), SEPARATORS[kind]
             reason = "a row has more cells than the header has columns; quote cells that contain the separator"
+            if expected not in header and (other := _other_separator(header, expected)):
+                reason = other + ", and decimal points in numbers" * (expected == ",")
         raise DataError(f"{name} is not a readable {kind} table: {reason}") from None
     if frame.height == 0:
         raise DataError(f"{name} has no rows below its header")
     return Table(name, frame)
+
+
+def _other_separator(header: str, expected: str) -> str:
+    """Say which separator a header seems to have instead of the expected one; empty if there is no other in it."""
+    shown = {";": "semicolons", "\t": "tabs", ",": "commas"}
+    found = next((name for separator, name in shown.items() if separator != expected and separator in header), "")
+    return found and f"the cells seem to be separated by {found}; expected {shown[expected]}"
+
+
+def _is_value(name: str) -> bool:
+    """Return whether a column's name looks like a cell below the header: a date or a decimal number."""
+    return re.match(r"\d{4}-\d\d-\d\d|[+-]?\d*\.\d+$", name) is not None
 
 
 class _Parquet:

@@ -20,6 +20,7 @@ _YEAR = 31_556_952 * _SECOND  # the mean Gregorian year
 _FIXED = {"us": 1, "ms": 1000, "s": _SECOND, "min": 60 * _SECOND, "h": 3600 * _SECOND, "d": _DAY, "w": _WEEK}
 _MONTHS = {"mo": 1, "q": 3, "y": 12}
 _MONDAY = 4 * _DAY  # 1970-01-05, a Monday
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 Integers = NDArray[np.int64]
 
@@ -222,6 +223,17 @@ class Timeline:
             return ()
         periods = (12,) if self.unit == "month" else (_DAY, _WEEK, 52 * _WEEK if self.step == _WEEK else _YEAR)
         return tuple(p // self.step for p in periods if p % self.step == 0 and 1 < p // self.step <= 2000)
+
+    def days_off(self, positions: Integers) -> list[str]:
+        """Return the days of the week that have no row in a daily table, from Monday on.
+
+        Args:
+            positions: the position of each row.
+        """
+        if (self.unit, self.step) != ("us", _DAY):
+            return []
+        present = (positions + (self.phase - _MONDAY) // _DAY) % 7
+        return [day for k, day in enumerate(_DAYS) if k not in present]
 
     def cycles(self, steps: int) -> tuple[int, ...]:
         """Return the periods of the calendar features, in units, that the data span at least twice.

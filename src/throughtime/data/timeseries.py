@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.data.table import Table, read_table
+from throughtime.data.table import ENCODE_TEXT, Table, read_table
 from throughtime.data.timeline import Timeline
 from throughtime.errors import DataError
 from throughtime.paths import display_path
@@ -20,6 +21,7 @@ from throughtime.spelling import counted, option
 Array = NDArray[Any]
 
 TIME_NAMES = ("ds", "date", "time", "timestamp", "datetime")
+_TARGET = "the target"
 _MAX_FILLED = 20  # the maximum ratio of missing to present rows; above it, the interval must be wrong
 
 
@@ -218,6 +220,13 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
                 raise DataError(f"{table.name}: column {name!r} ({option(kind)}) has no values; remove it")
     texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
     found: list[Series] = []
+    all_read = [(_TARGET, values) for values in read.values()] + [
+        (name, values[:, k])
+        for kind, values in covariates.items()
+        if values is not None
+        for k, name in enumerate(getattr(columns, kind))
+    ]
+    missing: Counter[str] = Counter()
     filled = 0
     bounds = [0, *np.cumsum(np.bincount(group, minlength=len(names))).tolist()] if ids else [0, len(table)]
     for k, name in enumerate(names):
@@ -228,13 +237,16 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         grid = count if at is None else int(at[-1]) + 1
         if grid > _MAX_FILLED * count + 100:
             raise DataError(
-                f"{table.name}: with an interval of {timeline.text}, {grid - count:,} of {grid:,} rows of {name} would "
-                f"be missing; set the table's interval with {option('freq')}"
+                f"{table.name}: with an interval of {timeline.text}, {grid - count:,} of {grid:,} rows"
+                f"{f' of {name}' if ids else ''} would be missing; set the table's interval with {option('freq')}"
             )
         filled += grid - count
         last = max(_last(values[rows]) for values in read.values())
         if last < 0:
             raise DataError(f"{table.name}: series {name!r} has no values of its target")
+        until = slice(rows.start, rows.start + last + 1)
+        for column, values in all_read:
+            missing[column] += int(np.isnan(values[until]).sum())
         end = (last if at is None else int(at[last])) + 1
         past, future = (
             np.zeros((grid, 0), np.float32) if values is None else _on_grid(values[rows], at, grid)
@@ -242,13 +254,15 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         )
         for target, values in read.items():
             full = target if ids is None else name if len(read) == 1 else f"{name}/{target}"
-            static = tuple(_constant(table, column, text[rows], name) for column, text in texts.items())
+            static = tuple(_constant(table, column, text[rows], name if ids else "") for column, text in texts.items())
             found.append(Series(full, start, _on_grid(values[rows], at, grid)[:end], past[:end], future, static))
-    if filled:
-        notes.append(f"{filled:,} missing timestamps (interval {timeline.text}) are treated as missing values")
-    missing = sum(int(np.isnan(series.values).sum()) for series in found) - filled * len(read)
-    if missing > 0:
-        notes.append(f"the target has {counted(missing, 'missing value')}; the network reads a mask that marks them")
+    notes += _gaps(missing, f"{counted(filled, 'missing timestamp')} (interval {timeline.text})" if filled else "")
+    days_off = timeline.days_off(positions) if filled and positions is not None else []
+    if days_off:
+        notes.append(
+            f"no row is on a {' or '.join(days_off)}; to forecast only the other days, remove column {columns.time!r}, "
+            "so that rows are assumed to be equally spaced"
+        )
     unused = [name for name in table.columns if name not in columns.all]
     if unused:
         shown = f"{', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}"
@@ -312,6 +326,24 @@ def one_path(paths: Sequence[str | Path] | None) -> str | Path:
     return paths[0]
 
 
+def _gaps(missing: Mapping[str, int], absent: str) -> list[str]:
+    """Return a note on missing values, if there are any.
+
+    Args:
+        missing: the number of missing values in the rows of the target and of each covariate.
+        absent: the number of missing timestamps, in words.
+    """
+    listed = [f"{name} has {counted(count, 'missing value')}" for name, count in missing.items() if count]
+    if not listed:
+        return [f"{absent}, treated as missing values"] if absent else []
+    how = []
+    if missing[_TARGET]:
+        how.append("the network reads a mask that marks " + ("those of the target" if listed[1:] else "them"))
+    if sum(missing.values()) > missing[_TARGET]:
+        how.append("missing covariates are replaced by their mean")
+    return [f"{' and '.join(listed)}{f', besides {absent}' if absent else ''}; {', and '.join(how)}"]
+
+
 def _last(values: Array) -> int:
     """Return the index of the last value that is not missing; -1 if all are missing."""
     present = ~np.isnan(values)
@@ -334,10 +366,11 @@ def _numbered(ids: list[str]) -> tuple[list[str], Array]:
 
 def _constant(table: Table, column: str, texts: Array, name: str) -> str:
     if (texts != texts[0]).any():
-        raise DataError(
-            f"{table.name}: the static column {column!r} changes within series {name!r}; use {option('past')} or "
-            f"{option('future')} instead"
-        )
+        where = f"within series {name!r}" if name else "over time"
+        advice = f"use {option('past')} or {option('future')} instead"
+        if not table.is_numeric(column):
+            advice = f"{ENCODE_TEXT}, and name them with {option('past')} or {option('future')}"
+        raise DataError(f"{table.name}: the static column {column!r} changes {where}; {advice}")
     return str(texts[0])
 
 

@@ -12,7 +12,7 @@ from throughtime.sight.gradients.sampling import WINDOW
 from throughtime.spelling import counted
 from throughtime.studies.page import Section, study_page
 
-PARTS = {"valid": "validation data", "test": "test data"}
+PARTS = {"valid": "validation", "test": "test"}
 
 
 def figure_name(result: Mapping[str, Any]) -> str:
@@ -24,8 +24,8 @@ def figure_name(result: Mapping[str, Any]) -> str:
 def head(result: Mapping[str, Any]) -> list[str]:
     """Return the table's column names."""
     return [
-        "cell", figure_name(result), "sd", "min", "max", "units", "parameters", "steps", "steps/s", "seconds",
-        "horizon before", "horizon after",
+        "cell", f"{PARTS[result['part']]} {figure_name(result)}", "sd", "min", "max", "units", "parameters",
+        "steps", "steps/s", "seconds", "gradient horizon before", "gradient horizon after",
     ]  # fmt: skip
 
 
@@ -75,9 +75,9 @@ def comparison_page(result: Mapping[str, Any]) -> str:
     seeds = counted(result["seeds"], "seed")
     quiet = range(len(result["cells"]), len(result["cells"]) + len(result["baselines"]))
     explained = (
-        f"The mean {figure_name(result)} over {seeds} on the {PARTS[result['part']]}, with the standard deviation over "
-        "seeds. A horizon is the number of steps after which 1% of the gradient is left, or "
-        f"{WINDOW} if more is left there."
+        f"The mean {figure_name(result)} over {seeds} on the {PARTS[result['part']]} data, with the standard deviation "
+        "over seeds. The gradient horizon before and after training is the number of steps after which 1% of the "
+        f"gradient is left, or {WINDOW} if more is left there."
     )
     sections = [
         Section(
@@ -160,7 +160,7 @@ def _bars(result: Mapping[str, Any], key: str, label: str) -> Any:
 
 
 def _horizons(result: Mapping[str, Any]) -> Any:
-    made = new_figure("", "", "horizon in steps", showlegend=True, barmode="group")
+    made = new_figure("", "", "gradient horizon in steps", showlegend=True, barmode="group")
     names = [each["cell"] for each in result["cells"]]
     for k, (key, label) in enumerate((("horizon_before", "before training"), ("horizon", "after training"))):
         values = [each[key] for each in result["cells"]]

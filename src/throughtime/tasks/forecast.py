@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from throughtime.data.timeseries import Columns, TimeSeries, joined, one_path, r
 from throughtime.data.windows import WindowBatches, Windows
 from throughtime.errors import DataError, UserError
 from throughtime.outputs import Normal, Output, Point, Quantiles, StudentT
-from throughtime.spelling import option, setting
+from throughtime.spelling import counted, figure, option, setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
 from throughtime.tasks.forecast_figures import Measures, baseline_forecasts, conformal_margins, fit_ridge, measured
 from throughtime.tasks.options.forecast import ForecastOptions
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
 
+_log = logging.getLogger("throughtime")
+
 _SEGMENT = 24  # the default maximum number of rows per step
 _CONTEXT = 672  # the default maximum number of context rows, unless the horizon is longer
-_LABELS = {"mse": "scaled MSE", "mae": "scaled MAE", "mase": "MASE", "smape": "sMAPE"}
+_LABELS = {"mse": "scaled MSE", "mae": "scaled MAE", "unscaled_mae": "MAE", "mase": "MASE", "smape": "sMAPE"}
 _MAX_CALIBRATED = 2_000_000  # values to calibrate intervals on
 
 
@@ -45,7 +48,7 @@ class ForecastTask(Task[Windows]):
     Options: ClassVar[type[ForecastOptions]] = ForecastOptions
     options: ForecastOptions
     interfacing = ("horizon", "strategy", "head", "quantiles")
-    baseline_rows: ClassVar[int] = 3
+    baseline_rows: ClassVar[int] = 4
     max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
     parts: ClassVar[Mapping[str, str]] = {**Task.parts, "valid": "for validation and to calibrate intervals"}
     reads_again: ClassVar[bool] = True
@@ -104,7 +107,8 @@ class ForecastTask(Task[Windows]):
         parts = self._parts(lengths, horizon)
         train, seen, end = parts
         longest = int(train.max())
-        context = options.context or min(max(horizon, min(4 * horizon, _CONTEXT)), max(1, longest - horizon))
+        usual = max(horizon, min(4 * horizon, _CONTEXT))
+        context = options.context or min(usual, max(1, longest - horizon))
         codec = codecs.inputs if codecs else None
         if codec is None:
             codec = fit_codec(
@@ -129,6 +133,11 @@ class ForecastTask(Task[Windows]):
 
         training, valid, later = part(first, train), part(train, middle), part(middle, seen)
         notes = list(table.notes)
+        if not options.context and context < usual:
+            notes.append(
+                f"context shortened from {usual:,} to {counted(context, 'row')} because there are only "
+                f"{counted(longest, 'row')} for training; a shorter horizon leaves more"
+            )
         if not len(valid) or not len(later):
             valid = later = part(train, seen)
             notes.append("validation is too short to calibrate intervals on separate rows")
@@ -259,6 +268,15 @@ class ForecastTask(Task[Windows]):
                 f"{table.name}: the future covariates of series {data.names[k]!r} end too early; add rows "
                 f"up to {until}, {self.horizon} after the last target value, with an empty target"
             )
+        context, brief = codecs.inputs.context, int((data.lengths < codecs.inputs.context).sum())
+        if brief:
+            one = f"{table.name} has {counted(data.lengths[0], 'row')}, fewer"
+            several = f"{brief:,} of the {len(data.names):,} series of {table.name} have fewer rows"
+            _log.warning(
+                "%s than the context of %s that a forecast reads; the rows before the first are treated as missing",
+                one if len(data.names) == 1 else several,
+                counted(context, "row"),
+            )
         return replace(windows, first=data.lengths, counts=np.ones_like(data.lengths))
 
     def interface(self, codecs: Codecs) -> Interface:
@@ -343,6 +361,7 @@ class ForecastTask(Task[Windows]):
         texts = {
             "mse": "{:.4f}",
             "mae": "{:.4f}",
+            "unscaled_mae": figure(figures.get("unscaled_mae", 0.0)),
             "mase": "{:.3f}",
             "smape": "{:.2f}%",
             "weighted_quantile_loss": "{:.4f}",

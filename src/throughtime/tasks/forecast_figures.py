@@ -81,7 +81,8 @@ class Measures:
 
     MSE, MAE and MASE are means at the common scale; sMAPE (%), the weighted quantile loss (the sum of pinball losses
     over the sum of absolute values, averaged over `LEVELS`) and coverage are computed at the original scale. MASE
-    divides by the mean absolute error of the seasonal naive forecast in training.
+    divides by the mean absolute error of the seasonal naive forecast in training. A single series also has an unscaled
+    MAE, in its own units.
 
     Args:
         windows: the windows to forecast.
@@ -127,6 +128,8 @@ class Measures:
         """The metrics so far."""
         count = max(1, self._count)
         found = {name: total / count for name, total in self._sums.items() if name not in ("size", "pinball")}
+        if len(self._factors) == 1 and "mae" in found:
+            found["unscaled_mae"] = found["mae"] * float(self._factors[0])
         if "pinball" in self._sums:
             found["weighted_quantile_loss"] = self._sums["pinball"] / max(self._sums["size"], 1e-300)
         return found

@@ -51,6 +51,8 @@ def outcome(
         lookback=lookback(model, part),
         share=share,
         measured=f"{len(some):,} windows" + (f", evenly spaced among {len(part):,}" if len(some) < len(part) else ""),
+        segment=part.codec.segment,
+        season=part.codec.season,
     )
     return {"forecasts": found, "tables": [_by_series(some, errors, covered, observed, share)]}
 

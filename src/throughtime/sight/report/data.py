@@ -313,9 +313,11 @@ class Forecasts:
         last: the last window of each series in a selection.
         worst: the windows with the largest errors.
         by_step: the mean absolute error at each row of the horizon, for the network and the baselines.
-        lookback: the influence on forecasts of the row at each lag before their origin.
+        lookback: the influence on forecasts of the segment at each lag before their origin.
         share: the fraction of values that intervals are calibrated to contain.
         measured: the windows that errors are measured on, in words.
+        segment: the number of rows per step of the network.
+        season: the number of rows per season; 1 if there is none.
     """
 
     last: Sequence[ForecastWindow]
@@ -324,6 +326,8 @@ class Forecasts:
     lookback: Curve
     share: float
     measured: str
+    segment: int
+    season: int
 
 
 @dataclass(frozen=True)
