@@ -81,7 +81,7 @@ def help_of(capsys, *arguments):
 
 @pytest.mark.parametrize(("command", "title"), [("train", "Run"), ("compare", "Comparison"), ("tune", "Search")])
 def test_the_help_begins_with_the_options_of_the_command(command, title, capsys):
-    assert list(help_of(capsys, command))[:3] == ["Arguments", title, "Task: text"]
+    assert list(help_of(capsys, command))[:3] == ["Arguments", title, "Task text"]
 
 
 def test_the_help_of_studies_differs_where_their_options_do(capsys):
@@ -95,7 +95,7 @@ def test_the_help_of_studies_differs_where_their_options_do(capsys):
 
 @pytest.mark.parametrize("task", tasks.BUILT_IN)
 def test_placeholders_are_those_of_the_task(task, capsys):
-    shown = help_of(capsys, "train", "--task", task)[f"Task: {task}"]
+    shown = help_of(capsys, "train", "--task", task)[f"Task {task}"]
     group = tasks.options_of(task)
     for name in group.model_fields.keys() - {"task", "data", *group.unused}:
         if choices := group.choices(name):
@@ -105,7 +105,7 @@ def test_placeholders_are_those_of_the_task(task, capsys):
 
 
 def test_options_without_effect_are_not_in_the_help(capsys):
-    listed = {t: "--encoding-errors" in help_of(capsys, "train", "--task", t)[f"Task: {t}"] for t in tasks.BUILT_IN}
+    listed = {t: "--encoding-errors" in help_of(capsys, "train", "--task", t)[f"Task {t}"] for t in tasks.BUILT_IN}
     assert {name for name, is_listed in listed.items() if not is_listed} == {"audio", "effect", "notes"}
 
 

@@ -495,3 +495,30 @@ def test_predictions_and_samples_are_iterated_over(trained, text):
 def test_the_usage_of_a_command_has_no_braces(capsys):
     assert main(["predict", "--help"]) == 0
     assert "predict [OPTIONS] RUN DATA...\n" in capsys.readouterr().out
+
+
+def test_files_are_overwritten_only_on_request(trained, text, tmp_path, capsys):
+    (tmp_path / "kept.csv").write_text("kept")
+    (tmp_path / "kept.txt").write_text("kept")
+    predict = ["predict", str(trained[0]), str(text), "--out", str(tmp_path / "kept.csv")]
+    draw = ["sample", str(trained[0]), "--length", "5", "--out", str(tmp_path / "kept.txt")]
+    for arguments, file in ((predict, "kept.csv"), (draw, "kept.txt")):
+        assert main(arguments) == 2
+        assert "already exists; choose another name, or pass --overwrite" in capsys.readouterr().err
+        assert (tmp_path / file).read_text() == "kept"
+        assert main([*arguments, "--overwrite"]) == 0
+        assert (tmp_path / file).read_text() != "kept"
+
+
+def test_a_whole_evaluation_replaces_a_partial_one(trained, text, tmp_path, capsys):
+    shutil.copytree(trained[0], tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    whole = run.result["valid"]
+    run.save_result({**run.result, "valid": {**whole, "loss": 9.0}, "measured": {"valid": 0.5}})
+    assert str(run.headline()) == "valid loss ~9.0000"
+    assert main(["evaluate", str(run.path), str(text)]) == 0  # other data
+    assert str(run.headline()) == "valid loss ~9.0000"
+    assert main(["evaluate", str(run.path)]) == 0
+    assert run.result["valid"] == {**whole, "loss": pytest.approx(whole["loss"])}
+    assert str(run.headline()) == f"valid loss {whole['loss']:.4f}"
+    assert run.result["measured"] == {"valid": 1.0}

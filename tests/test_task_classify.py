@@ -298,11 +298,31 @@ def test_columns_of_a_table_are_read_by_name(by_ride, tmp_path):
     assert by_ride.evaluate(other_order) == expected
     assert list(by_ride.predict(other_order)) == list(by_ride.predict(data))
     for use in (by_ride.evaluate, by_ride.predict):
-        with pytest.raises(DataError, match="has no column 'right'"):
+        with pytest.raises(DataError, match="has no column 'right', which this network reads"):
             use(rides(tmp_path, "missing.csv", ["ride", "t", "left", "kind"]))
     (tmp_path / "text.txt").write_text("a text\n")
     with pytest.raises(DataError, match=r"text\.txt is not a table .*columns 'left', 'right'$"):
         by_ride.predict(tmp_path / "text.txt")
+
+
+def test_messages_about_data_for_a_network_name_no_option_of_training(run, by_ride, tmp_path):
+    columns = ["ride", "t", "left", "right", "kind"]
+    for use in (by_ride.evaluate, by_ride.predict):
+        with pytest.raises(DataError, match=r"column 'right' has 240 missing .* or drop their rows$"):
+            use(rides(tmp_path, "gaps.csv", columns, {"right": ""}))
+    options = {**TINY, "label": "kind", "group": "ride", "columns": "right"}
+    with pytest.raises(DataError, match=r"or name only other columns with columns\. Task: classify"):
+        throughtime.train(data=tmp_path / "gaps.csv", out=tmp_path / "run", **options)
+    with pytest.raises(DataError, match=r"gaps\.csv is a table, but this network reads text files"):
+        run.predict(tmp_path / "gaps.csv")
+
+
+def test_characters_not_seen_in_training_are_reported(run, tmp_path, caplog):
+    (tmp_path / "vowels.txt").write_text("aeé\nñe\n")
+    for use in (run.evaluate, run.predict):
+        caplog.clear()
+        use(tmp_path / "vowels.txt")
+        assert caplog.messages == ["2 of 5 characters not seen in training, read as <unk>"]
 
 
 def test_tables_to_predict_need_no_labels(by_ride, tmp_path):

@@ -432,6 +432,17 @@ def test_a_run_worse_than_the_baseline_is_reported_with_advice(tmp_path):
     early = worse_than(good.task, {"loss": 3.0}, {"guess": {"loss": 2.0}}, 0.2)
     assert "after 20% of the steps, so training longer won't help: try more dropout" in early
     assert "Train longer" in worse_than(good.task, {"loss": 3.0}, {"guess": {"loss": 2.0}})
+    single = torch.tensor(0.35).item()  # the same number, in single precision
+    assert single != 0.35
+    assert worse_than(good.task, {"loss": single}, {"guess": {"loss": 0.35}}) == ""
+
+
+def test_a_validation_reads_all_data_or_clearly_less(tmp_path):
+    for number, (held_out, read) in enumerate([(2000, 2000), (2050, 2050), (3000, 2000)]):
+        (tmp_path / "valid.txt").write_text("e" * (held_out + 1))
+        (tmp_path / str(number)).mkdir()
+        run = train_tiny(tmp_path / str(number), steps=1, valid=str(tmp_path / "valid.txt"))
+        assert run.plan.validate_terms == read
 
 
 def test_cell_options_are_kept_by_a_run_that_starts_from_another(tmp_path):

@@ -12,6 +12,7 @@ from typing import IO
 
 from throughtime.errors import UserError
 from throughtime.paths import display_path, missing
+from throughtime.spelling import option
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -51,6 +52,16 @@ def require_directory_of(path: Path) -> None:
         raise UserError(
             f"{display_path(path)} can't be written: {missing(path.parent)}; create the directory, or choose another"
         )
+
+
+def require_new_file(path: Path, overwrite: bool) -> None:
+    """Check that a file that the user named doesn't exist, unless it may be overwritten.
+
+    Raises:
+        UserError: if it exists.
+    """
+    if path.exists() and not overwrite:
+        raise UserError(f"{display_path(path)} already exists; choose another name, or pass {option('overwrite')}")
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:

@@ -33,4 +33,6 @@ EngineOption = Annotated[
     typer.Option(metavar="|".join(NAMES), help="Engine for the recurrent layers. Default: as in training."),
 ]
 
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]

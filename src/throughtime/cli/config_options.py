@@ -95,7 +95,7 @@ def described(
     meanings = {key: text for group in (of_task, *_GROUPS) for key, text in group.meanings().items()}
     meanings["cell"] = f"the recurrent cell: {CELL_HELP}."
     found: dict[str, tuple[str, str, str | None] | None] = {}
-    heading = f"Task: {name}"
+    heading = f"Task {name}"
     for field, _ in _fields():
         heading = _HEADINGS.get(field, heading)
         text = texts.get(field, meanings.get(field, ""))
@@ -109,7 +109,7 @@ def described(
     others = [other for other in tasks.names() if other != name]
     about = f"What to learn: {', '.join(tasks.names())}. Default: inferred from DATA."
     about += f" `--task {others[0]} --help` shows another task's options."
-    found["task"] = f"Task: {name}", about, _placeholder("task", of_task)
+    found["task"] = f"Task {name}", about, _placeholder("task", of_task)
     return found
 
 

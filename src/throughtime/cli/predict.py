@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.arguments import DataArgument, EncodingErrorsOption, EngineOption, KnobOption, RunArgument
+from throughtime.cli.arguments import (
+    DataArgument,
+    EncodingErrorsOption,
+    EngineOption,
+    KnobOption,
+    OverwriteOption,
+    RunArgument,
+)
 from throughtime.cli.output import announce
 from throughtime.errors import UserError
-from throughtime.files import require_directory_of
+from throughtime.files import require_directory_of, require_new_file
 from throughtime.paths import display_path, require_data
 from throughtime.spelling import counted
 
@@ -45,6 +52,7 @@ def predict(
     ] = None,
     encoding_errors: EncodingErrorsOption = None,
     knob: KnobOption = None,
+    overwrite: OverwriteOption = False,
     engine: EngineOption = None,
 ) -> None:
     """Writes one row per sequence, or per step if the network predicts every step; for effects, a sound file.
@@ -63,6 +71,7 @@ def predict(
         raise UserError(f"{display_path(out)}: unsupported extension; use {', '.join(kinds)}")
     if out is not None:
         require_directory_of(out)
+        require_new_file(out, overwrite)
     require_data([*data, *([update] if update is not None else ())])
     announce(opened, data)
     with Display(shown=True) as display:

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from throughtime.cli.arguments import EngineOption, RunArgument
+from throughtime.cli.arguments import EngineOption, OverwriteOption, RunArgument
 from throughtime.cli.output import announce, starting
 from throughtime.errors import UserError
-from throughtime.files import require_directory_of
+from throughtime.files import require_directory_of, require_new_file
 from throughtime.paths import display_path
 
 
@@ -45,6 +45,7 @@ def sample(
         typer.Option(metavar="P", help="Sample from the smallest set of tokens with total probability P."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Random seed; the same seed generates the same text.")] = 0,
+    overwrite: OverwriteOption = False,
     engine: EngineOption = None,
 ) -> None:
     """Text is printed after the prompt as it is generated; notes and sound are written to a file."""
@@ -56,6 +57,7 @@ def sample(
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     if out is not None:
         require_directory_of(out)
+        require_new_file(out, overwrite)
     announce(opened)
     with starting():
         from throughtime.training.inference import sample as pieces_of

@@ -15,7 +15,7 @@ from throughtime.data.lines import read_lines, read_whole
 from throughtime.data.sound import Recording
 from throughtime.data.table import TABLES, Table, read_table
 from throughtime.data.text import TEXT_FILES
-from throughtime.errors import DataError
+from throughtime.errors import DataError, nearest
 from throughtime.paths import display_path, files_in, joint_name, missing, types_in_words
 from throughtime.spelling import counted, option
 
@@ -41,6 +41,7 @@ class _Columns:
     gaps: bool
     features: Sequence[str] | None
     group_by: str | None
+    trained: bool  # whether a trained network reads these features
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def read_labeled(
     gaps: bool = False,
     columns: Sequence[str] | None = None,
     group_by: str | None = None,
+    trained: bool = False,
     encoding_errors: str = "strict",
     min_labels: int = 2,
 ) -> Labeled:
@@ -104,6 +106,7 @@ def read_labeled(
         columns: the feature columns; all other numeric columns if None.
         group_by: a column, to keep sequences with equal values on one side of a split, or "text", to keep identical
             texts on one side.
+        trained: whether `columns` are the features that a trained network reads, for messages.
         encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
         min_labels: the minimum number of distinct labels. 0 is for data to predict: a table may then have no label,
             incomplete labels and no `group_by` column, and the source may be a text file with one sequence per line.
@@ -120,7 +123,7 @@ def read_labeled(
             raise DataError(missing(path))
     if is_table(source):
         table = read_table(paths[0], encoding_errors)
-        named = _Columns(label, text, group, time, gaps, columns, group_by)
+        named = _Columns(label, text, group, time, gaps, columns, group_by, trained)
         found = _from_table(table, named, optional=min_labels == 0)
     else:
         of_tables: dict[str, Any] = {"label": label, "text": text, "group": group, "time": time}
@@ -273,6 +276,11 @@ def _features(table: Table, columns: _Columns) -> tuple[list[str], list[str]]:
     used, given = {columns.label, columns.group, columns.time, columns.group_by}, columns.features
     if given is not None:
         for column in given:
+            if columns.trained and column not in table.columns:
+                raise DataError(
+                    f"{table.name} has no column {column!r}, which this network reads"
+                    f"{nearest(column, table.columns)}. {table.columns_in_words}"
+                )
             table.check(column, "columns")
             if column in used:
                 raise DataError(
@@ -299,7 +307,8 @@ def _series(table: Table, columns: _Columns, labels: list[str], groups: list[str
     group, time = columns.group, columns.time
     assert group is not None
     keys = table.filled(group, "group")
-    values = np.stack([table.numbers(column) for column in features], axis=1)
+    advice = f"name only other columns with {option('columns')}"
+    values = np.stack([table.numbers(name, "" if columns.trained else advice) for name in features], axis=1)
     if columns.gaps and time is None:
         raise DataError(f"{option('gaps')} requires {option('time')}, the column with the time of each row")
     number = {key: k for k, key in enumerate(dict.fromkeys(keys))}  # in order of first rows

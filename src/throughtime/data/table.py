@@ -110,30 +110,35 @@ class Table:
         numbers, _ = self._numbers(column)
         return numbers is not None and (self.frame[column].dtype.is_numeric() or bool(np.isfinite(numbers).any()))
 
-    def numbers(self, column: str) -> NDArray[np.float64]:
+    def numbers(self, column: str, advice: str = "") -> NDArray[np.float64]:
         """Return the numbers of a column `[rows]`.
+
+        Args:
+            column: the column.
+            advice: what a user can do other than correct the table, for messages.
 
         Raises:
             DataError: if a value is missing, infinite or not a number.
         """
         numbers, wrong = self._numbers(column)
-        advice = f"remove the column from {option('columns')}"
+        instead = f", or {advice}" if advice else ""
         if numbers is None:
             raise DataError(
-                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; {advice}"
+                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; correct the file"
+                f"{instead}"
             )
         if wrong:
             value = self.frame[column][wrong[0]]
             raise DataError(
                 f"{self.name}: column {column!r} has {_count(wrong, 'value')} that "
                 f"{'is not a number' if len(wrong) == 1 else 'are not numbers'}, such as {value!r}; "
-                f"correct the file, or {advice}"
+                f"correct the file{instead}"
             )
         empty = np.flatnonzero(~np.isfinite(numbers)).tolist()
         if empty:
             raise DataError(
                 f"{self.name}: column {column!r} has {_count(empty, 'missing or infinite value')} "
-                f"among {len(self)} rows; fill these cells, drop their rows, or {advice}"
+                f"among {len(self)} rows; fill these cells or drop their rows{instead}"
             )
         return numbers
 

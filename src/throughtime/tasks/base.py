@@ -216,7 +216,7 @@ class Task(ABC, Generic[S]):
             DataError: if they do and it can't.
         """
         if "-" in paths and not cls.reads_standard_input:
-            raise DataError(f"standard input is only for text, but the task is {cls.name}; pass files")
+            raise DataError(f"standard input is only for task text, but the task is {cls.name}; pass files")
 
     @property
     def unit(self) -> str:

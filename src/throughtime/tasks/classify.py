@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
 
+_log = logging.getLogger("throughtime")
 _MAX_NAMED = 5  # groups
 _SHOWN = 40  # characters of an example to print
 
@@ -118,11 +120,11 @@ class Classify(SequenceTask):
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
         """See `Task.read`."""
-        return self._encoded(self._read(paths, 1, codecs), codecs)
+        return _reported(self._encoded(self._read(paths, 1, codecs), codecs), codecs)
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
         """See `Task.read_inputs`; labels are ignored."""
-        return self._encoded(replace(self._read(paths, 0, codecs), labels=[]), codecs)
+        return _reported(self._encoded(replace(self._read(paths, 0, codecs), labels=[]), codecs), codecs)
 
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
@@ -260,6 +262,10 @@ class Classify(SequenceTask):
         given = paths[0] if len(paths) == 1 else list(paths)
         if codecs is not None and options.text is not None and not is_table(given):  # a text file is as good
             return read_labeled(given, encoding_errors=options.encoding_errors, min_labels=min_labels)
+        if codecs is not None and not _numeric(codecs) and options.text is None and is_table(given):
+            raise DataError(
+                f"{joint_name(paths)} is a table, but this network reads text files with one sequence per line"
+            )
         columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
         if codecs is not None and isinstance(codecs.inputs, Scaler):
             columns = list(codecs.inputs.names[: -1 if options.gaps else None])
@@ -277,6 +283,7 @@ class Classify(SequenceTask):
             gaps=options.gaps,
             columns=columns,
             group_by=options.group_by,
+            trained=codecs is not None,
             encoding_errors=options.encoding_errors,
             min_labels=min_labels,
         )
@@ -330,6 +337,17 @@ class Classify(SequenceTask):
             inputs = [codecs.inputs.encode(text) for text in found.texts or ()]
         labels = codecs.targets.encode(found.labels, found.source) if found.labels else np.zeros(len(found), np.int64)
         return Sequences(inputs, labels, names=found.names, groups=found.groups, features=found.features)
+
+
+def _reported(part: Sequences, codecs: Codecs) -> Sequences:
+    """Return sequences after warning about tokens that are not in the vocabulary."""
+    vocabulary = codecs.inputs
+    if not _numeric(codecs) and vocabulary.unknown is not None:
+        unknown = sum(int((ids == vocabulary.unknown).sum()) for ids in part.inputs)
+        if unknown:
+            whole = counted(int(part.lengths.sum()), UNITS[vocabulary.level])
+            _log.warning("%s of %s not seen in training, read as <unk>", f"{unknown:,}", whole)
+    return part
 
 
 def _held_groups(part: str, groups: Set[str]) -> list[str]:

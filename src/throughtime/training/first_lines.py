@@ -11,7 +11,6 @@ from throughtime.tasks.streams import StreamTask
 from throughtime.training.run_config import Plan
 
 _MEANINGS = "training loss: the mean since the line before; * marks the best validation so far"
-_NEARLY_ALL = 0.95  # a validation that reads a larger fraction of the data isn't called partial
 
 
 def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str, str]]:
@@ -33,7 +32,7 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
     by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
     epochs = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
     reads = []
-    if plan.validate_terms < _NEARLY_ALL * held_out:
+    if plan.validate_terms < held_out:
         reads.append(f"only {plan.validate_terms:,} of {counted(held_out, run.task.unit)}")
     if isinstance(run.task, StreamTask):
         reads.append(f"{counted(plan.batch, 'parallel stream')}, the final one a single stream")
@@ -42,7 +41,7 @@ def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str
         ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
         ("network", f"{config.network.layers_in_words}; {count:,} parameters"),
         ("runs on", where),
-        ("plan", f"{_length(plan)} of {counted(plan.batch, 'sequence')} ({epochs} epochs); {by}"),
+        ("plan", f"{_length(plan)} of {counted(plan.batch, 'sequence')} ({epochs} epoch{'s' * (epochs != '1')}); {by}"),
         ("legend", f"loss: {run.task.loss_in_words}; {_MEANINGS}{part}"),
     ]
 

@@ -225,9 +225,11 @@ def _new_run(
             return _to_the_end(run, data, display, notes)
     except Interrupted:
         raise
-    except BaseException:
+    except BaseException as error:
         if undo and not (begun and begun[0][0].metrics_file.exists()):  # training hasn't started
             undo[0]()
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted("training was stopped before its first step, so nothing was saved") from None
         raise
 
 
@@ -326,9 +328,11 @@ def _trained(run: Run, data: Data[Any], display: Display, notes: Sequence[str]) 
                 _log.info("%s", line)
         training, best, signals = _fit(run, data, display)
         if rank() == 0 and not signals.interrupted and training.step < _MUCH_SLOWER * run.plan.expected_steps:
+            advice = f"; if other programs are running, {setting('threads', 1)} may help"
             _log.warning(
-                "the machine was slower than at the start: %s of about %s; if other programs are running, %s may help",
-                f"{training.step:,}", counted(run.plan.expected_steps, "step"), setting("threads", 1),
+                "the machine was slower than at the start: %s of about %s%s",
+                f"{training.step:,}", counted(run.plan.expected_steps, "step"),
+                advice if torch.get_num_threads() > 1 else "",
             )  # fmt: skip
         if signals.interrupted:
             raise Interrupted(f"training was stopped at {where(training)}. {again}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -86,7 +87,8 @@ def worse_than(task: Task[Any], figures: Figures, baselines: Mapping[str, Figure
         return ""
     best = (max if larger else min)(theirs, key=theirs.__getitem__)
     ours, guess = figures[metric], theirs[best]
-    if ours >= guess if larger else ours <= guess:
+    # Equal figures may differ in their last digits, because the network's are sums in single precision.
+    if math.isclose(ours, guess, rel_tol=1e-6) or (ours > guess if larger else ours < guess):
         return ""
     advice = f"Train longer, or try a lower {option('lr')} or another size"
     if best_at < _OVERFITTING:

@@ -32,6 +32,7 @@ _VALIDATION_SHARE = 0.05  # the fraction of the training time that validations t
 _FORWARD_SHARE = 1 / 3  # the fraction of a training step's time that the forward pass takes
 _MAX_VALIDATIONS, _MIN_VALIDATIONS = 100, 20
 _MIN_VALIDATED = 2000  # terms; fewer would be too noisy
+_NEARLY_ALL = 0.95  # a validation that would read a larger fraction of the data reads all of them
 _LOOP = 1e-4  # the overhead of the loop per step in seconds, in addition to the measured time
 _TIMED_LOSSES = 5
 _MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the share is a fraction of the budget
@@ -124,13 +125,14 @@ def make_plan(
         expected = [*ends, max(1, int(seconds / (1 + _VALIDATION_SHARE) / speed.step))]
     validate_every = _interval(min(expected), epoch_steps)
     affordable = _VALIDATION_SHARE / _FORWARD_SHARE * validate_every * batches.terms / epoch_steps
+    validated = max(_MIN_VALIDATED, math.ceil(affordable))
     return Plan(
         steps=steps,
         expected_steps=min(expected),
         epoch_steps=epoch_steps,
         batch=batch,
         validate_every=validate_every,
-        validate_terms=min(held_out[0], max(_MIN_VALIDATED, math.ceil(affordable))),
+        validate_terms=validated if validated < _NEARLY_ALL * held_out[0] else held_out[0],
         evaluate_terms=evaluated,
         losses=losses,
         seconds=seconds,
@@ -167,10 +169,11 @@ def later_end(
         seconds = max(0.0, 60 * minutes - run.plan.reserve)
         expected.append(max(1, int(done / took * seconds)) if took else run.plan.expected_steps)
     if min(ends, default=done + 1) <= done or (seconds is not None and seconds <= took):
+        so_far = f"{counted(done, 'step')} ({done / run.plan.epoch_steps:.3g} epochs, {took / 60:.2f} minutes)"
         asked = ", ".join(setting(name, f"{value:g}") for name, value in given.items() if value is not None)
         raise TrainingError(
-            f"{display_path(run.path)} has already trained for {counted(done, 'step')} ({took / 60:.2f} minutes), so "
-            f"{asked} is not a later end; steps, epochs and minutes count from the run's first step"
+            f"{display_path(run.path)} has already trained for {so_far}, so {asked} is not a later end; steps, epochs "
+            "and minutes count from the run's first step"
         )
     update: dict[str, Any] = {
         "steps": min(ends, default=None), "seconds": seconds, "expected_steps": min(expected), "validate_at": None
