@@ -49,7 +49,7 @@ def text(path):
 
 
 SHOWN = {
-    classify: r"'[a-z]{6}' -> '(vowels|consonants)' \d+%( \(correct: '(vowels|consonants)'\))?",
+    classify: r"'[a-z]{6}' -> '(vowels|consonants)' \d+% \(correct(: '(vowels|consonants)')?\)",
     tag: r"Ada/\S+ met/\S+ Grace/\S+ Hopper/\S+",
     forecast: rf"y at \d+, 6 ahead -> {NUMBER} \(observed: {NUMBER}\)",
     effect: rf"dry {NUMBER} at 0\.\d\d\d s -> wet {NUMBER} \(recorded: {NUMBER}\)",

@@ -189,14 +189,14 @@ class Classify(SequenceTask):
         return Prediction(("sequence", "label", *codecs.targets.names), rows())
 
     def example(self, model: SequenceModel, data: Data[Sequences]) -> str:
-        """Return the predicted label of a held-out sequence, and the true one if they differ."""
+        """Return the predicted label of a held-out sequence, and whether it is correct."""
         one = data.valid.take([len(data.valid) // 2])
         names = data.codecs.targets.names
         probabilities = Categorical(len(names)).probabilities(all_raw_outputs(model, one)[0])
         found, true = int(probabilities.argmax()), int(one.targets[0])
         text = textwrap.shorten(_Texts(one, data.codecs)[0], _SHOWN, placeholder="...")
-        wrong = "" if found == true else f" (correct: {names[true]!r})"
-        return f"{text!r} -> {names[found]!r} {probabilities[found]:.0%}{wrong}"
+        answer = "correct" if found == true else f"correct: {names[true]!r}"
+        return f"{text!r} -> {names[found]!r} {probabilities[found]:.0%} ({answer})"
 
     def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
         """Return the confusion matrix, precision and recall per label, and the worst mistakes."""
