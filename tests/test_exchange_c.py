@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import shutil
 import subprocess
@@ -22,6 +23,13 @@ pytest.importorskip("throughtime._native", reason="the native engine's extension
 import throughtime
 from throughtime import cells
 from throughtime.cli.main import main
+from throughtime.codecs import Codecs
+from throughtime.data.knobs import DeviceInput
+from throughtime.data.labels import Labels
+from throughtime.data.raw_samples import RawSamples
+from throughtime.data.scaler import Scaler
+from throughtime.data.vocabulary import build_vocabulary
+from throughtime.data.waveform import MuLaw, Waveform
 from throughtime.errors import UserError
 from throughtime.exchange.c.functions import functions
 from throughtime.exchange.c.weights import dequantized
@@ -30,10 +38,21 @@ from throughtime.nn.encoders import Embedding, Numeric, Projection
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
 from throughtime.nn.sequence_model import SequenceModel
-from throughtime.outputs import Bernoulli, Categorical, Normal, Output, Point, Quantiles, StudentT
+from throughtime.outputs import (
+    Bernoulli,
+    Categorical,
+    LogisticMixture,
+    Normal,
+    Output,
+    Point,
+    Quantiles,
+    Signal,
+    StudentT,
+)
 from throughtime.program.core import Program
 from throughtime.program.operations import OPERATIONS
 from throughtime.streaming import Stream
+from throughtime.task_description import TaskDescription
 
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror"]
@@ -345,3 +364,101 @@ def test_results_are_equal_on_an_emulated_arm(tmp_path: Path) -> None:
     stream = Stream(module)
     found = [list(map(float, line.split())) for line in asked.stdout.splitlines()]
     np.testing.assert_allclose(found, [stream.step(x) for x in xs], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+COLUMNS = ("höhe ??/ a\\*/b", "weight")  # in hundreds and in thousandths
+CLASSES = ("down", 'up "*/')
+
+
+def write_rides(path: Path) -> Array:
+    """Write a table of labeled sequences, and return the first one."""
+    draw = np.random.default_rng(0)
+    sequences = []
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ride", "t", *COLUMNS, "kind"])
+        for ride in range(20):
+            up = ride % 2
+            height = 300 + 40 * draw.standard_normal(6) + (2 * up - 1) * 20 * np.arange(6)
+            values = np.column_stack([height, 0.004 + 0.001 * draw.standard_normal(6)]).round(6)
+            sequences.append(values)
+            writer.writerows([ride, t, *row, CLASSES[up]] for t, row in enumerate(values.tolist()))
+    return sequences[0]
+
+
+def test_the_code_of_a_table_takes_raw_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "rides.csv"
+    rows = write_rides(table)
+    columns = {"label": "kind", "group": "ride", "time": "t"}
+    run = train_tiny(tmp_path, data=table, task="classify", cell="gru", window=None, **columns)
+    assert main(["export", str(run.path), str(tmp_path / "net.c")]) == 0
+    printed = capsys.readouterr().out
+    assert f"inputs   raw values of the columns {', '.join(COLUMNS)}\n" in printed
+    assert f"outputs  logits of the classes {', '.join(CLASSES)}\n" in printed
+    (tmp_path / "names.c").write_text(
+        '#include "net.h"\n#include <stdio.h>\n'
+        "int main(void)\n{\n"
+        "    const char *const names[] = NET_COLUMNS, *const classes[] = NET_CLASSES;\n"
+        '    return printf("%s\\n%s\\n%s\\n%s\\n", names[0], names[1], classes[0], classes[1]) < 0;\n}\n'
+    )
+    subprocess.run(["cc", *STRICT, "names.c", "-o", "names"], cwd=tmp_path, check=True)
+    names = subprocess.run([tmp_path / "names"], capture_output=True, encoding="utf-8", check=True).stdout
+    assert names.splitlines() == [*COLUMNS, *CLASSES]
+    subprocess.run(["cc", *STRICT, "-DNET_MAIN", "net.c", "-o", "net", "-lm"], cwd=tmp_path, check=True)
+    given = "\n".join(" ".join(map(str, row)) for row in rows.tolist())
+    out = subprocess.run([tmp_path / "net"], input=given, capture_output=True, text=True, check=True).stdout
+    logits = np.array([line.split() for line in out.splitlines()], float)[-1]
+    _, _, *expected = next(iter(run.predict(table).rows))
+    # Rounding of the raw values to float32 adds less to the error than the tolerance of a standardized input.
+    np.testing.assert_allclose(Categorical(2).probabilities(logits), expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_the_code_of_a_regressor_returns_values_in_the_units_of_the_targets(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(200, 30, (30, 4, 2)).astype(np.float32)
+    y = 1000 + x.sum((1, 2))
+    regressor = throughtime.SequenceRegressor(cell="gru", hidden_size=4, epochs=2, random_state=0).fit(x, y)
+    regressor.save(tmp_path / "model.safetensors")
+    exact = to_c(tmp_path / "model.safetensors", tmp_path / "net.c")
+    small = to_c(tmp_path / "model.safetensors", tmp_path / "small.c", quantize="int8")
+    compiled = Compiled([exact, small])
+    runs = [compiled.runner(file, 1) for file in (exact, small)]
+    for step in x[0]:
+        found, rounded = (run(step) for run in runs)
+    expected = regressor.predict(x[:1])
+    # TOLERANCE of a standardized output, times the targets' relative deviation of about 3%, and float32 rounding.
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert small.error is not None
+    assert small.error[1] > 500  # in the units of the targets
+    assert abs(rounded - found) < 2 * small.error[0]
+
+
+def test_the_header_says_what_a_step_takes_and_returns(tmp_path: Path) -> None:
+    def header(model: SequenceModel, codecs: Codecs) -> str:
+        model.task = TaskDescription("own", codecs)
+        text = to_c(model, tmp_path / "net.c").header.read_text()
+        subprocess.run(["cc", *STRICT, "-c", "net.c", "-o", "net.o"], cwd=tmp_path, check=True)
+        return " ".join(text.split())
+
+    def model(encoder: Any, output: Output) -> SequenceModel:
+        return SequenceModel(encoder, Recurrent("gru", encoder.features, 4), output)
+
+    effect = header(model(Numeric(3), Signal(1)), Codecs(DeviceInput(44100, 1, ("gain", 'to"ne'))))
+    assert "one sample in [-1, 1] at 44,100 Hz, then the knobs NET_KNOBS, each from 0 to 1" in effect
+    assert '#define NET_KNOBS {"gain", "to\\042ne"}' in effect
+    assert "y receives NET_OUTPUTS values: the predicted samples." in effect
+    audio = header(model(Embedding(64, 3), LogisticMixture(64)), Codecs(MuLaw(Waveform(8000, 2), 64)))
+    assert "among 64 mu-law levels from -1 to 1, at 8,000 Hz, with the channels interleaved" in audio
+    assert "the logits of all components, then their locations" in audio
+    frames = header(model(Numeric(5), Categorical(2)), Codecs(RawSamples(Waveform(8000), 5, 0.25), Labels(("a", "b"))))
+    assert "5 consecutive samples in [-1, 1] at 8,000 Hz, each divided by 0.25" in frames
+    assert "logits of the classes NET_CLASSES, in this order" in frames
+    text = header(model(Embedding(6, 3), Categorical(6)), Codecs(build_vocabulary("char", ["abcde"])))
+    assert "an index in the vocabulary, which is in the run's task.json" in text
+    assert "the logits of the token ids" in text
+    bare = header(model(Numeric(3), Point(1, "mse")), Codecs())
+    assert "x has NET_INPUTS values." in bare
+
+    narrow = model(Numeric(2), Point(1, "mse"))
+    narrow.task = TaskDescription("own", Codecs(Scaler(np.zeros(2), np.array([1, 1e-50]), ("a", "b"))))
+    with pytest.raises(UserError, match="deviation of 'b' is 1e-50, which is 0 in the C code's float32"):
+        to_c(narrow, tmp_path / "narrow.c")

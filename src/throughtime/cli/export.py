@@ -100,6 +100,7 @@ def _rows_of_c(file: CFile) -> list[tuple[str, str]]:
     compiled = file.code_size()
     rows = [
         ("header", str(file.header)),
+        *((name, text) for name, text in (("inputs", file.inputs), ("outputs", file.outputs)) if text),
         ("weights", f"{file.weights:,} bytes of constants"),
         ("RAM", f"{file.state:,} bytes of state per stream, {file.scratch:,} bytes of buffers on the stack"),
         ("code", f"{compiled[0]:,} bytes ({compiled[1]})" if compiled else "not measured: no C compiler (cc) found"),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from throughtime import __version__
+from throughtime.data.scaler import Scaler
 from throughtime.exchange.c import functions
+from throughtime.exchange.c.interface import Interface, Meaning
 from throughtime.exchange.c.layer import Layer
-from throughtime.exchange.c.spelling import Names, number, prefix_of
+from throughtime.exchange.c.spelling import Names, number, prefix_of, string
 from throughtime.exchange.c.weights import Matrix, Weights
-from throughtime.outputs import Bernoulli, Categorical, Normal, Output, Point, Quantiles, StudentT
 from throughtime.streaming.network import Network
 
 Array = NDArray[Any]
@@ -24,6 +25,7 @@ class Source:
 
     Args:
         network: the network.
+        interface: the meaning of its inputs and outputs.
         stem: the file name without its extension.
         int8: whether to round matrices to int8.
 
@@ -34,8 +36,8 @@ class Source:
         scratch: the size of a step's buffers in bytes.
     """
 
-    def __init__(self, network: Network, stem: str, *, int8: bool) -> None:
-        self.network, self.stem, self.int8 = network, stem, int8
+    def __init__(self, network: Network, interface: Interface, stem: str, *, int8: bool) -> None:
+        self.network, self.interface, self.stem, self.int8 = network, interface, stem, int8
         self.prefix = prefix_of(stem)
         public = [f"{self.prefix}_{name}" for name in ("step", "reset", "state")]
         self._names = Names(*public, *functions.NAMES, "main", "state", "x", "inputs", "y")
@@ -87,6 +89,7 @@ class Source:
                 "",
                 *sizes,
                 f"#define {upper}_OUTPUTS {self.outputs}",
+                *self._name_lists(),
                 "",
                 "#ifdef __cplusplus",
                 'extern "C" {',
@@ -148,18 +151,29 @@ class Source:
         kind = "int" if tokens else "void"
         return f"{kind} {self.prefix}_step({self.prefix}_state *{restrict}state, {given}, float *{restrict}y)"
 
+    def _name_lists(self) -> list[str]:
+        """Return macros with the names of inputs and outputs, which take no memory unless used."""
+        return [
+            f"#define {self.prefix.upper()}_{meaning.macro} {{{', '.join(map(string, meaning.names))}}}"
+            for meaning in (self.interface.inputs, self.interface.outputs)
+            if meaning.names
+        ]
+
     def _step_comment(self) -> list[str]:
         upper = self.prefix.upper()
-        lines = [f"/* Run one step. y receives {upper}_OUTPUTS values: {_meaning(self.network.output)}."]
+
+        def described(meaning: Meaning) -> str:
+            text = meaning.text.format(f"{upper}_{meaning.macro}")
+            return f"{text and f': {text}'}{meaning.detail}."
+
+        lines = [f"Run one step. y receives {upper}_OUTPUTS values{described(self.interface.outputs)}"]
+        given = described(self.interface.inputs)
         if self.network.embedding is None:
-            first, *further = self.network.layers[0][0].inputs
-            named = "".join(f", then {given.width} for {given.name}" for given in further)
-            return [*lines, f"   x has {upper}_INPUTS values{f': {first.width} for x{named}' if named else ''}. */"]
-        return [
-            *lines,
-            f"   token must be from 0 to {upper}_TOKENS - 1. Returns 0, or -1 without any effect if token is",
-            "   out of range. */",
-        ]
+            lines.append(f"x has {upper}_INPUTS values{given}")
+        else:
+            lines.append(f"token must be from 0 to {upper}_TOKENS - 1{given}")
+            lines.append("Returns 0, or -1 without any effect if token is out of range.")
+        return _comment(lines)
 
     def _reset(self) -> str:
         lines: list[str] = []
@@ -174,7 +188,12 @@ class Source:
 
     def _step(self) -> str:
         lines: list[str] = []
-        x = "x"
+        x = given = "x"
+        if self.interface.scaler is not None:
+            x = given = "scaled"
+            self._buffers[given] = self.inputs
+            mean, scale = self._scaling("weights_input", self.interface.scaler)
+            lines += _loop(self.inputs, f"{given}[i] = (x[i] - {mean}[i]) / {scale}[i];")
         head: Matrix | None = None
         if self.network.head is not None:
             head = self._weights.matrix("weights_head", "", self.network.head[0])
@@ -183,7 +202,7 @@ class Source:
             x = "embedded" if lines[-1].endswith("}") else lines.pop().strip()
         last = len(self._layers) - 1
         first, *further = self.network.layers[0][0].inputs
-        inputs = f", x + {first.width}" if further else ""
+        inputs = f", {given} + {first.width}" if further else ""
         for depth, layer in enumerate(self._layers):
             if layer.output is not None:
                 lines.append(f"    {layer.name}(state, {x}{inputs});")
@@ -198,16 +217,23 @@ class Source:
         if head is not None and self.network.head is not None:
             rows, columns = self.network.head[0].shape
             bias = self._weights.vector("weights_head", "bias", self.network.head[1])
-            lines += _loop(rows, f"y[i] = {bias}[i]{' + x[i]' * self.network.skip};")
+            lines += _loop(rows, f"y[i] = {bias}[i]{f' + {given}[i]' * self.network.skip};")
             lines.append(f"    {head.multiply_add('y', x, rows, columns)}")
         elif x != "y":
             lines += _loop(self.outputs, f"y[i] = {x}[i];")
+        if self.interface.target_scaler is not None:
+            mean, scale = self._scaling("weights_target", self.interface.target_scaler)
+            lines += _loop(self.outputs, f"y[i] = y[i] * {scale}[i] + {mean}[i];")
         tokens = self.network.embedding is not None
         buffers = [f"    float {name}[{size}];" for name, size in self._buffers.items()]
         index = ["    int i;"] if any("i++" in line for line in lines) else []
         check = [f"    if (token < 0 || token >= {self.prefix.upper()}_TOKENS)", "        return -1;"] if tokens else []
         ending = ["    return 0;"] if tokens else []
         return "\n".join([self._declaration("restrict "), "{", *buffers, *index, *check, *lines, *ending, "}", ""])
+
+    def _scaling(self, start: str, scaler: Scaler) -> tuple[str, str]:
+        """Return the names of the arrays with a scaler's means and scales."""
+        return self._weights.vector(start, "mean", scaler.mean), self._weights.vector(start, "scale", scaler.scale)
 
     def _embedding(self, table: Array, head: Matrix | None) -> list[str]:
         """Return the lines that read a token's row; the last is the row itself if it can be read in place."""
@@ -286,19 +312,7 @@ def _plain(name: str) -> str:
     return "".join(c for c in name if c.isascii() and (c.isalnum() or c in "_-. ")) or "a cell"
 
 
-def _meaning(output: Output | None) -> str:
-    match output:
-        case Categorical():
-            return "the logits of the classes; the largest is the most likely"
-        case Bernoulli():
-            return "the logits of the bits"
-        case Point():
-            return "the predicted values"
-        case Quantiles():
-            levels: Sequence[float] = output.levels
-            return f"the quantiles {', '.join(f'{level:g}' for level in levels)} of each target"
-        case Normal():
-            return "all means, then all scales before softplus"
-        case StudentT():
-            return "all locations, then all scales and all degrees of freedom minus 2, both before softplus"
-    return "the last layer's output"
+def _comment(paragraphs: list[str]) -> list[str]:
+    """Return the lines of a C comment."""
+    lines = [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 100, break_on_hyphens=False)]
+    return [f"{'  ' if k else '/*'} {line}{' */' * (k == len(lines) - 1)}" for k, line in enumerate(lines)]

@@ -54,6 +54,17 @@ def number(value: float) -> str:
     return f"{single}f" if not np.signbit(single) else f"({single}f)"
 
 
+def string(text: str) -> str:
+    """Format a C string literal.
+
+    Characters other than plain ASCII become octal escapes of their UTF-8 bytes, because a compiler may assume another
+    encoding. So do question marks, because C99 reads `??/` as a backslash.
+    """
+    plain = set(range(32, 127)) - set(b'"\\?')
+    encoded = text.encode(errors="replace")
+    return '"' + "".join(chr(byte) if byte in plain else rf"\{byte:03o}" for byte in encoded) + '"'
+
+
 def labels(program: Program) -> dict[int, str]:
     """Return a readable local name for each named value of a program."""
     return {id: f"v{id}_{identifier(name)}".rstrip("_") for name, id in reversed(program.names)}

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import UserError, nearest
+from throughtime.exchange.c.interface import Interface
 from throughtime.exchange.c.layer import transposed_matrices
 from throughtime.exchange.c.source import Source
 from throughtime.exchange.c.weights import dequantized
 from throughtime.files import write
 from throughtime.streaming import Stream
 from throughtime.streaming.network import Network, network_of
+from throughtime.task_description import TaskDescription
 
 Array = NDArray[Any]
 
@@ -42,6 +44,7 @@ class CFile:
         scratch: the stack space of a step's buffers in bytes.
         error: with `quantize`, a pair: the largest difference between the outputs of the rounded and the float32
             network, and the largest output, over 200 steps of random input; None otherwise.
+        inputs, outputs: what a step takes and returns; empty if unknown.
     """
 
     source: Path
@@ -51,6 +54,8 @@ class CFile:
     state: int
     scratch: int
     error: tuple[float, float] | None = None
+    inputs: str = ""
+    outputs: str = ""
 
     def code_size(self) -> tuple[int, str] | None:
         """Compile the source on this machine and measure its machine code.
@@ -80,6 +85,9 @@ def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = Non
     whatever the model's dtype. exp and tanh are approximations (see the docs) unless the macro `PREFIX_LIBM` is
     defined.
 
+    The header says what a step takes and returns. If the model was trained on the columns of a table or on arrays, the
+    step takes their raw values and standardizes them itself.
+
     Args:
         model: the directory of a run (or a `Run`), a file written by `throughtime.save`, or a module: a
             `SequenceModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own.
@@ -99,11 +107,14 @@ def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = Non
     network = network_of(model)
     if any(given.one_hot for program, _ in network.layers for given in program.inputs):
         raise UserError("a program with a one-hot input can't be exported to C; use an embedding before it")
-    made = Source(network, source.stem, int8=quantize == "int8")
-    error = _error(network) if quantize == "int8" else None
+    task = getattr(network.source or model, "task", None)
+    interface = Interface(network, task if isinstance(task, TaskDescription) else None)
+    made = Source(network, interface, source.stem, int8=quantize == "int8")
+    error = _error(network, interface) if quantize == "int8" else None
     write(header, made.header.encode())
     write(source, made.source.encode())
-    return CFile(source, header, made.prefix, made.weights, made.state, made.scratch, error)
+    words = interface.inputs.summary, interface.outputs.summary
+    return CFile(source, header, made.prefix, made.weights, made.state, made.scratch, error, *words)
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -115,7 +126,7 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     return source, source.with_suffix(".h")
 
 
-def _error(network: Network) -> tuple[float, float]:
+def _error(network: Network, interface: Interface) -> tuple[float, float]:
     """Measure the largest change of an output due to rounding, and the largest output."""
     layers = [
         (
@@ -139,6 +150,8 @@ def _error(network: Network) -> tuple[float, float]:
         else:
             x = int(generator.integers(len(embedding)))
         exact, rounded = (stream._step(x, None) for stream in streams)  # x holds all inputs
+        if interface.target_scaler is not None:
+            exact, rounded = map(interface.target_scaler.decode, (exact, rounded))
         largest = max(largest, float(np.abs(exact).max()))
         difference = max(difference, float(np.abs(exact - rounded).max()))
     return difference, largest
