@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.arguments import RunArgument
+from throughtime.cli.arguments import OverwriteOption, RunArgument
 from throughtime.cli.output import console, show_rows, starting
 from throughtime.errors import UserError
 
@@ -31,7 +31,7 @@ def export(
         ),
     ],
     *,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
+    overwrite: OverwriteOption = False,
     quantize: Annotated[
         str | None, typer.Option("--quantize", metavar="int8", help="Quantize the matrices of a .c file to int8.")
     ] = None,
@@ -47,7 +47,7 @@ def export(
 
     A plugin file takes and returns one sample per step.
     """
-    from throughtime.files import require_directory_of
+    from throughtime.files import require_directory_of, require_new_file
     from throughtime.packages import require
     from throughtime.runs import Run
 
@@ -56,8 +56,7 @@ def export(
     if quantize is not None and file.suffix != ".c":
         raise UserError(f"--quantize applies only to .c files, got {file}")
     for written in (file, file.with_suffix(".h")) if file.suffix == ".c" else (file,):
-        if written.exists() and not overwrite:
-            raise UserError(f"{written} already exists; choose another name, or pass --overwrite")
+        require_new_file(written, overwrite)
     require_directory_of(file)
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     if file.suffix == ".c":
