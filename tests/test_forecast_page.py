@@ -9,6 +9,7 @@ import torch
 from report_pages import open_page
 from test_report_browser import complaints, see_all, wait_for
 
+from throughtime.runs import Run
 from throughtime.sight.report.collect import collect
 from throughtime.sight.report.render import render, write
 from throughtime.tasks.forecast_page import lookback, outcome
@@ -104,3 +105,10 @@ def test_the_pages_open_without_errors(run, driver, tmp_path):
         for name in ("last-0", "worst-0", "horizon", "lookback"):
             assert driver.find_elements("css selector", f"#chart-{name} .trace, #chart-{name} .lines")
         assert complaints(driver) == []
+
+
+def test_pictures_are_of_all_test_data_if_the_figures_are_of_a_part(run, monkeypatch):
+    monkeypatch.setattr(Run, "result", {**run.result, "measured": {"valid": 1.0, "test": 0.04}})
+    report = short_report(run, data_of(run))
+    assert report.results_on == "the test data"
+    assert any(fact.endswith("on 4% of the test data") for fact in report.facts)

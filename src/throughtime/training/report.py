@@ -50,28 +50,30 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
     result, task = run.result, run.task
     headline = run.headline()
     part = headline.part
-    results_on = f"the {'test' if part == 'test' else 'validation'} data"
-    if result and (share := result["measured"][part]) < 1:
-        results_on = f"{share:.0%} of {results_on}"
+    held_out = f"the {'test' if part == 'test' else 'validation'} data"
+    share = result["measured"][part] if result else 1
+    measured_on = f"{share:.0%} of {held_out}" if share < 1 else held_out
     figures = {name: value for name, value in result[part].items() if name != "baselines"} if result else {}
     rows = dict(task.figure_rows(figures)) if figures else {}
     model = run.model()
     flows = []
     if task.shows_reach:
         flows = flows_before_and_after(model, untrained(run), followed(task, data.valid), run.plan.losses)
+    pictures = task.pictures(model, data, run.plan.evaluate_terms)
     return ReportData(
         title=f"How {run.path.resolve().name} learned",
         facts=[
             *facts(run),
-            *([f"{headline.label} {rows[headline.label]} on {results_on}"] if headline.label in rows else []),
+            *([f"{headline.label} {rows[headline.label]} on {measured_on}"] if headline.label in rows else []),
             f"to look inside: {command(f'inspect {shlex.quote(display_path(run.path))}')}",
         ],
         step=task.unit,
         loss=task.loss_in_words,
-        results_on=results_on,
+        # Forecasts, sounds and rolls are chosen from all held-out data.
+        results_on=measured_on if "confusion" in pictures else held_out,
         flows=flows,
         samples=_samples(run),
-        **task.pictures(model, data, run.plan.evaluate_terms),
+        **pictures,
         **training_curves(run),
     )
 
