@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import throughtime
+from throughtime import tasks
 from throughtime.cli import train as train_command
 from throughtime.cli.config_options import from_file
 from throughtime.cli.main import main
@@ -495,6 +496,13 @@ def test_predictions_and_samples_are_iterated_over(trained, text):
 def test_the_usage_of_a_command_has_no_braces(capsys):
     assert main(["predict", "--help"]) == 0
     assert "predict [OPTIONS] RUN DATA...\n" in capsys.readouterr().out
+
+
+def test_data_whose_test_part_alone_is_evaluated_get_no_note():
+    assert tasks.get("forecast").reads_test_part(["table.csv"])
+    assert tasks.get("notes").reads_test_part(["chorales.mat"])
+    assert not tasks.get("notes").reads_test_part(["songs"])
+    assert not tasks.get("text").reads_test_part(["text.txt"])
 
 
 def test_files_are_overwritten_only_on_request(trained, text, tmp_path, capsys):

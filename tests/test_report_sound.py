@@ -43,7 +43,7 @@ def test_effect_page_shows_the_error_over_time(effect: Any) -> None:
     assert [track.name for track in sound.tracks] == ["dry", "target", "prediction"]
     _, wet, found = (track.samples.astype(float) for track in sound.tracks)
     assert np.array_equal(wet, np.asarray(data.valid.signals[0][:, 1], float))
-    assert report.loss == "error-to-signal ratio plus mean error"
+    assert report.loss == "0.75 x pre-emphasized error-to-signal ratio + 0.25 x error of the means"
     rows = list(effect.task.predict(effect.model(), data.valid, codecs).rows)
     assert found == pytest.approx([row[1] for row in rows], abs=1e-6)  # float32
     first = slice(0, sound.window)

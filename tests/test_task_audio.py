@@ -70,6 +70,7 @@ def test_durations_below_a_second_are_in_milliseconds(run):
 
 def test_a_folder_of_sounds_suggests_labels_in_file_names(recording, tmp_path):
     assert tasks.chosen(None, {"data": recording})[1] == "sound files"
+    assert "with paired the first is the input" in tasks.chosen(None, {"data": [recording, recording]})[1]
     for name in ("0_ann.wav", "1_ann.wav"):
         write(tmp_path / name, tone(0.1))
     with command_line():

@@ -320,6 +320,19 @@ def test_a_short_evaluation_reads_as_much_as_a_validation_during_training(tmp_pa
     assert [each["tokens"] for each in run.result["valid"]["baselines"].values()] == [100]
 
 
+def test_an_evaluation_that_could_read_nearly_all_data_reads_all(tmp_path, monkeypatch):
+    def plan_of(*args):
+        plan = make_plan(*args)
+        return plan.model_copy(update={"evaluate_terms": plan.validate_terms - 1})
+
+    monkeypatch.setattr(loop, "make_plan", plan_of)
+    run = train_tiny(tmp_path, steps=3)
+    held_out = run.record.data.counts["valid"] - 1
+    assert 0.995 * held_out <= run.plan.evaluate_terms < held_out == run.plan.validate_terms
+    assert run.result["valid"]["tokens"] == held_out
+    assert run.result["measured"]["valid"] == 1.0
+
+
 def test_time_before_training_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "write_report", lambda run, data: None)
     monkeypatch.setattr(loop, "make_plan", partial(make_plan, clock=lambda: 1004.0))

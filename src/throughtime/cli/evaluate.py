@@ -60,7 +60,8 @@ def evaluate(
     require_data(data or ())
     held_out = "test" if opened.record.data.counts.get("test") else "validation"
     announce(opened, data or [f"the {held_out} data"])
-    if seen := opened.trained_on(data or ()):
+    seen = opened.trained_on(data or ())
+    if seen and not opened.task.reads_test_part(data or ()):
         print(
             f"note: the run was trained on data in {', '.join(map(display_path, seen))}; "
             "to measure on data it hasn't seen, leave DATA out or pass other data",

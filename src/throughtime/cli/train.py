@@ -146,6 +146,6 @@ def _show(run: Run) -> None:
     read = shlex.join(name for name in task.options.data or () if name != "-")
     for arguments in (*task.next_commands(run.description.codecs), "info {}"):
         if "DATA" not in arguments or read:
-            print(f"  {command(arguments.format(path).replace('DATA', read))}")
+            print(f"  {command(arguments.replace('{}', path).replace('DATA', read))}")
     if run.report.is_file():
         print(f"\nOpen the report of this training in a browser: {display_path(run.report)}")

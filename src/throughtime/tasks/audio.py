@@ -68,6 +68,8 @@ class AudioTask(StreamTask[Audio]):
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
         if not are_sounds(paths):
             return ""
+        if len(paths) == 2 and not any(path.is_dir() for path in paths):
+            return f"sound files; with {option('paired')} the first is the input of a device, the second its output"
         inside = [file for path in paths if path.is_dir() for file in path.iterdir()]
         if sum(file.suffix.lower() in SOUND_FILES for file in inside) < 2:
             return "sound files"
@@ -77,6 +79,11 @@ class AudioTask(StreamTask[Audio]):
     def unit(self) -> str:
         """See `Task.unit`."""
         return "sample"
+
+    @property
+    def loss_in_words(self) -> str:
+        """See `Task.loss_in_words`."""
+        return "nats per sample (1 nat is 1.44 bits)"
 
     def next_commands(self, codecs: Codecs) -> Sequence[str]:
         """See `Task.next_commands`."""

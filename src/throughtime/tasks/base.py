@@ -225,7 +225,7 @@ class Task(ABC, Generic[S]):
 
     def next_commands(self, codecs: Codecs) -> Sequence[str]:
         """Return commands to suggest after training; {} becomes the run's directory, and DATA the training data."""
-        return "inspect {}", "predict {} DATA --out predictions.csv"
+        return "inspect {}", "predict {} DATA --out {}/predictions.csv"
 
     @property
     def loss_in_words(self) -> str:
@@ -256,6 +256,11 @@ class Task(ABC, Generic[S]):
         Raises:
             DataError: if the data can't be read or don't match the codecs.
         """
+
+    @classmethod
+    def reads_test_part(cls, paths: Sequence[str | Path]) -> bool:
+        """Return whether an evaluation on the training data reads only the part that was held out for the test."""
+        return False
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> S:
         """Read data to predict; targets may be missing.

@@ -77,12 +77,12 @@ class Effect(Task[Pairs]):
         """See `Task.next_commands`; predicts the first dry sound."""
         pair = find_pairs(self.options.data or (), self.options.knob)[0]
         knobs = "".join(f" --knob {name}={value:g}" for name, value in pair.knobs.items())
-        return f"predict {{}} {shlex.quote(display_path(pair.dry.path))} --out predicted.wav{knobs}", "inspect {}"
+        return f"predict {{}} {shlex.quote(display_path(pair.dry.path))} --out {{}}/predicted.wav{knobs}", "inspect {}"
 
     @property
     def loss_in_words(self) -> str:
         """See `Task.loss_in_words`."""
-        return "error-to-signal ratio plus mean error"
+        return "0.75 x pre-emphasized error-to-signal ratio + 0.25 x error of the means"
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Pairs]:
         """See `Task.prepare`."""

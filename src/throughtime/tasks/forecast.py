@@ -62,6 +62,11 @@ class ForecastTask(Task[Windows]):
                 return what
         return ""
 
+    @classmethod
+    def reads_test_part(cls, paths: Sequence[str | Path]) -> bool:
+        """See `Task.reads_test_part`; the table's last rows are for the test."""
+        return True
+
     @property
     def unit(self) -> str:
         """See `Task.unit`."""

@@ -63,6 +63,11 @@ class Notes(SequenceTask, Generative[Sequences]):
                 return ""
         return "MIDI files" if paths else ""
 
+    @classmethod
+    def reads_test_part(cls, paths: Sequence[str | Path]) -> bool:
+        """See `Task.reads_test_part`; .mat files have a test part."""
+        return all(Path(path).suffix.lower() == ".mat" for path in paths)
+
     def next_commands(self, codecs: Codecs) -> Sequence[str]:
         """See `Task.next_commands`."""
         return "sample {}", *super().next_commands(codecs)

@@ -22,7 +22,7 @@ from throughtime.training.fitting import Fit
 
 _log = logging.getLogger("throughtime")
 _OVERFITTING = 0.5  # if the best weights came before this fraction of the steps, the network overfits
-_ALL = 0.995  # parallel streams leave out a few terms, which isn't worth a remark
+_ALL = 0.995  # a larger fraction of the data is measured whole; parallel streams that read more leave out few terms
 
 
 def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:
@@ -45,12 +45,12 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
         result[what] = None
         if part is not None:
             every = task.reading(part).terms
-            terms, streams = min(run.plan.evaluate_terms, every), 1
+            terms, streams = run.plan.evaluate_terms if run.plan.evaluate_terms < _ALL * every else every, 1
             # Parallel streams read as much as a validation during training in the same short time.
             if isinstance(task, StreamTask) and terms < min(run.plan.validate_terms, every):
                 terms, streams = min(run.plan.validate_terms, every), run.plan.batch
             read = task.reading(part, streams, terms=terms).terms
-            share = read / every if read < _ALL * every else 1.0
+            share = 1.0 if streams > 1 and read >= _ALL * every else read / every
             result["measured"][what] = share
             figures = measured(model, task, part, terms=terms, batch=streams, progress=display.progress)
             baselines = task.baseline_figures(run.description.baselines, task.subset(part, terms), data.codecs)
