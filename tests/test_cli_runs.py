@@ -1,5 +1,6 @@
 """The commands for runs (train, evaluate, sample, info) with a small, briefly trained network."""
 
+import errno
 import inspect
 import json
 import os
@@ -14,6 +15,7 @@ from contextlib import redirect_stdout
 from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -530,3 +532,6 @@ def test_a_whole_evaluation_replaces_a_partial_one(trained, text, tmp_path, caps
     assert run.result["valid"] == {**whole, "loss": pytest.approx(whole["loss"])}
     assert str(run.headline()) == f"valid loss {whole['loss']:.4f}"
     assert run.result["measured"] == {"valid": 1.0}
+    run.save_result({**run.result, "measured": {"valid": 0.5}})
+    with patch.object(Run, "save_result", side_effect=OSError(errno.EROFS, "read-only")):
+        assert main(["evaluate", str(run.path)]) == 0  # the result is only printed

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-_SHORT = 2  # a name of this many characters or fewer is no useful beginning of another
+_SHORT = 2  # a name of this many characters or fewer is a prefix of too many others to suggest one
 
 
 class UserError(ValueError):

@@ -84,8 +84,14 @@ def files_in(directory: Path, types: Collection[str], *, nested: bool = True) ->
     """
     entries = sorted(directory.rglob("*") if nested else directory.iterdir())
     visible = [each for each in entries if not any(part[0] == "." for part in each.relative_to(directory).parts)]
-    found = [each for each in visible if each.is_file() and each.suffix.lower() in types]
-    others = [each for each in visible if each not in set(found) and not (nested and each.is_dir())]
+    found: list[Path] = []
+    others: list[Path] = []
+    for each in visible:
+        is_directory = each.is_dir()
+        if not is_directory and each.suffix.lower() in types and each.is_file():
+            found.append(each)
+        elif not (nested and is_directory):
+            others.append(each)
     if found and others:
         names = [display_path(each.relative_to(directory)) + "/" * each.is_dir() for each in others[:_NAMED]]
         _log.warning(

@@ -335,7 +335,7 @@ class Run:
         result = self.result
         part = "test" if result and result["test"] else "valid"
         if result and result["measured"][part] < 1:
-            with suppress(PermissionError):  # the run may be someone else's
+            with suppress(OSError):  # the run may be someone else's, or on a read-only disk
                 self.save_result({**result, part: dict(figures), "measured": {**result["measured"], part: 1.0}})
 
     def headline(self) -> Headline:

@@ -285,7 +285,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
 
 
 def _other_separator(header: str, expected: str) -> str:
-    """Say which separator a header seems to have instead of the expected one; empty if there is no other in it."""
+    """Describe the separator that a header seems to use instead of the expected one; "" if it contains no other."""
     shown = {";": "semicolons", "\t": "tabs", ",": "commas"}
     found = next((name for separator, name in shown.items() if separator != expected and separator in header), "")
     return found and f"the cells seem to be separated by {found}; expected {shown[expected]}"

@@ -101,22 +101,20 @@ class Classify(SequenceTask):
                 held[name], train = train[sides.valid], train[sides.train]
                 notes += sides.notes
         inputs = codecs.inputs if codecs else self._fitted(found, train)
-        whole = self._encoded(found, Codecs(inputs, labels))
+        fitted = Codecs(inputs, labels)
+        whole = self._encoded(found, fitted)
         parts = {name: whole.take(rows) for name, rows in held.items()}
         for name in ("valid", "test"):
             path = getattr(options, name)
             if path is not None:
-                codecs = Codecs(inputs, labels)
-                parts[name] = self._encoded(self._read([path], 1, codecs), codecs)
-        training, more = self._augmented(found, train, whole.take(train), Codecs(inputs, labels))
+                parts[name] = self._encoded(self._read([path], 1, fitted), fitted)
+        training, more = self._augmented(found, train, whole.take(train), fitted)
         notes += more
         if options.class_weights == "balanced":
             training = replace(training, weights=_balanced(np.asarray(training.targets)))
         counts = {"train": len(train), **{name: len(part) for name, part in parts.items()}, "labels": len(labels)}
         digest = "".join(part.digest for part in (training, *parts.values()))
-        return Data(
-            found.name, Codecs(inputs, labels), training, parts["valid"], parts.get("test"), digest, counts, notes
-        )
+        return Data(found.name, fitted, training, parts["valid"], parts.get("test"), digest, counts, notes)
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
         """See `Task.read`."""

@@ -155,7 +155,7 @@ class Text(StreamTask[EncodedText]):
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
         size = counts["vocabulary"]
-        of_characters = f"{size - 1:,} different ones and <unk>"
+        of_characters = f"{size - 1:,} different characters and <unk>"
         vocabulary = of_characters if self.options.level == "char" else f"vocabulary of {size:,}"
         return f"{self.unit}s: {super().data_in_words(counts)}; {vocabulary}"
 

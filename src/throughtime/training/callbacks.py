@@ -369,7 +369,7 @@ class Signals(Callback):
     """
 
     interrupted = False
-    _received = False  # by this process, perhaps after it told the others what it asks for after this step
+    _received = False  # by this process; it requests a stop after the next step at the latest
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
         """Request a stop after a signal."""
